@@ -1,0 +1,57 @@
+# LLM From Scratch. `make` lists the targets. Needs only git, make and Python 3.11 or newer.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && { echo $$p; break; }; done)
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PORT   ?= 8000
+PRESET ?= laptop
+
+# The order of sets must not differ between two builds of one page.
+book: export PYTHONHASHSEED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help book train test lint format serve clean distclean venv
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+venv: $(STAMP) ## Make .venv and install everything into it
+
+$(STAMP): requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one, or run: make PYTHON=/path/to/python3" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
+	@touch $@
+
+train: $(STAMP) ## Train every stage that is not trained yet (PRESET=laptop, into runs/)
+	$(BIN)/python -m course_lib train --preset $(PRESET)
+
+book: $(STAMP) ## Train what is missing, run every page, build the book into _build/html
+	$(BIN)/python -m course_lib train --preset laptop
+	@# A warning comes only when a page is read: after a failure, read every page again.
+	$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
+
+test: $(STAMP) ## Run every test (the browser tests need Chromium and the built book)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Check style and imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## Put the code into the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+serve: $(STAMP) ## Serve the built book at http://localhost:8000 (PORT=...)
+	@test -d _build/html || { echo "No book yet: run make book first." >&2; exit 2; }
+	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+clean: ## Remove the built book and caches; keeps trained models (runs/) and .venv
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find course_lib tests book -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove everything that make made: also runs/ and .venv
+	rm -rf runs $(VENV)

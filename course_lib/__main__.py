@@ -1,0 +1,105 @@
+"""The command line: `python -m course_lib train | report | chat`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from course_lib.errors import CourseError
+from course_lib.recipes import DEFAULT_RUN, MODELS, PRESETS, get_preset, open_run, report, train_all
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; bad input gives a short message on standard error and exit code 2."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except CourseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m course_lib",
+        description="Train a small language model, from raw text to a chat assistant; talk to it.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    train = commands.add_parser(
+        "train",
+        help="run the whole pipeline: tokenizer, base, SFT, reward model, PPO",
+        description="Train every stage that is not there yet. A killed run goes on where it was.",
+    )
+    train.add_argument(
+        "--preset",
+        default="laptop",
+        help=f"one of {', '.join(sorted(PRESETS))} (default: laptop, minutes on 2 CPU cores)",
+    )
+    train.add_argument("--out", type=Path, help="run directory (default: runs/<preset>)")
+    train.add_argument("--seed", type=int, default=0, help="seed of data and weights (default: 0)")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    train.set_defaults(run=_train)
+
+    show = commands.add_parser("report", help="print the measured figures of a run")
+    show.add_argument("dir", nargs="?", default=DEFAULT_RUN, type=Path, help="run directory")
+    show.add_argument("--json", action="store_true", help="everything, as JSON")
+    show.set_defaults(run=_report)
+
+    chat = commands.add_parser("chat", help="talk to a trained model")
+    chat.add_argument("dir", nargs="?", default=DEFAULT_RUN, type=Path, help="run directory")
+    chat.add_argument(
+        "--model", default="rlhf", choices=MODELS, help="which model answers (default: rlhf)"
+    )
+    chat.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    chat.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
+    chat.set_defaults(run=_chat)
+    return parser
+
+
+def _train(args) -> None:
+    preset = get_preset(args.preset)
+    out = args.out or Path("runs") / preset.name
+    run = train_all(preset, out, args.seed, args.device)
+    print(f"run: {run.path}  ({report(run)['seconds']['total']:.0f} s of training and measuring)")
+
+
+def _report(args) -> None:
+    figures = report(open_run(args.dir))
+    if args.json:
+        print(json.dumps(figures, indent=1))
+        return
+    for stage, seconds in figures["seconds"].items():
+        print(f"{stage:10} {seconds:8.1f} s")
+    rows = (
+        ("base", "fact_completion", "continuation_share", "heldout_loss"),
+        (
+            "sft",
+            "direct_answer_share",
+            "accuracy_seen",
+            "accuracy_unseen",
+            "ends_turn",
+            "judge_mean",
+            "refusal_harmful",
+        ),
+        ("reward", "pair_accuracy"),
+        ("rlhf", "judge_mean", "accuracy_unseen", "refusal_harmful", "refusal_harmless", "kl"),
+    )
+    for stage, *names in rows:
+        for name in names:
+            print(f"{stage + '.' + name:28} {figures[stage][name]:.3f}")
+
+
+def _chat(args) -> None:
+    from course_lib.chatloop import chat_loop
+
+    chat_loop(open_run(args.dir), args.model, args.temperature, args.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

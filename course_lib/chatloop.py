@@ -1,0 +1,62 @@
+"""Talking to a trained model in the terminal, token by token as it is produced."""
+
+import sys
+
+import torch
+
+from course_lib.chat import IM_END, render
+from course_lib.data import END_OF_TEXT
+from course_lib.errors import CourseError
+from course_lib.evaluate import REPLY_TOKENS
+from course_lib.generate import Sampling, generate
+from course_lib.recipes import Run
+
+
+def chat_loop(run: Run, model_name: str, temperature: float, seed: int) -> None:
+    """Read lines from standard input and answer until it ends; `/reset` forgets the talk.
+
+    The base model knows no turns: it gets the bare text and continues it. When a talk outgrows the
+    context, its oldest turns are dropped.
+    """
+    tokenizer, model = run.tokenizer(), run.model(model_name)
+    stop = {tokenizer.special_ids[IM_END], tokenizer.special_ids[END_OF_TEXT]}
+    sampling, generator = Sampling(temperature), torch.Generator().manual_seed(seed)
+    turns: list[tuple[str, str]] = []
+    print(f"{model_name} model of {run.path}. /reset starts anew, Ctrl-D leaves.")
+    while True:
+        try:
+            text = input("you> ").strip()
+        except EOFError:
+            print()
+            return
+        if not text or text == "/reset":
+            turns = []
+            continue
+        turns.append(("user", text))
+        try:
+            ids = _context(turns, tokenizer, model, base=model_name == "base")
+        except CourseError as error:
+            print(f"error: {error}", file=sys.stderr)
+            turns.pop()
+            continue
+        done = generate(model, [ids], REPLY_TOKENS, stop, sampling, generator)[0]
+        reply = tokenizer.decode(done.ids[:-1] if done.ended else done.ids)
+        print(f"{model_name}> {reply}")
+        turns.append(("assistant", reply))
+
+
+def _context(turns, tokenizer, model, base: bool) -> list[int]:
+    """Ids of the talk so far, without the oldest turns that do not fit."""
+    limit = model.config.context_length - REPLY_TOKENS
+    if base:
+        ids = [tokenizer.special_ids[END_OF_TEXT], *tokenizer.encode(turns[-1][1])]
+        if len(ids) > limit:
+            raise CourseError(f"that is {len(ids)} tokens; at most {limit} fit: make it shorter")
+        return ids
+    while True:
+        ids = render(turns, tokenizer, reply=True).ids
+        if len(ids) <= limit:
+            return ids
+        if len(turns) == 1:
+            raise CourseError(f"that is {len(ids)} tokens; at most {limit} fit: make it shorter")
+        del turns[:2]

@@ -1,0 +1,87 @@
+"""Normalisation, the feed-forward layer, and the block that holds them together.
+
+Sources: Ba et al. 2016 (LayerNorm); Zhang and Sennrich 2019 (RMSNorm); Shazeer 2020 (SwiGLU);
+Xiong et al. 2020 (pre-norm).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_lib.attention import KVCache, MultiHeadAttention
+
+NORMS = ("rmsnorm", "layernorm")
+ACTIVATIONS = ("swiglu", "gelu", "relu")
+
+
+class LayerNorm(nn.Module):
+    """Mean 0 and variance 1 over the last dimension, then a learned gain (and bias)."""
+
+    def __init__(self, width: int, bias: bool = False, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square 1 over the last dimension, then a learned gain: no mean, no bias."""
+
+    def __init__(self, width: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class MLP(nn.Module):
+    """The feed-forward layer: widen to `d_ff`, bend, narrow again. Same width in and out.
+
+    `swiglu` makes two wide maps and multiplies one by the SiLU of the other.
+    """
+
+    def __init__(self, d_model: int, d_ff: int, activation: str = "swiglu", bias: bool = False):
+        super().__init__()
+        self.activation = activation
+        self.up = nn.Linear(d_model, d_ff * (2 if activation == "swiglu" else 1), bias=bias)
+        self.down = nn.Linear(d_ff, d_model, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = self.up(x)  # (B, T, d_ff), or twice that for swiglu
+        if self.activation == "swiglu":
+            gate, value = wide.chunk(2, dim=-1)
+            return self.down(F.silu(gate) * value)
+        return self.down(F.gelu(wide) if self.activation == "gelu" else F.relu(wide))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block: each part reads a normalised copy and adds to the stream."""
+
+    def __init__(self, config):
+        super().__init__()
+        c = config
+        self.norm1, self.norm2 = make_norm(c), make_norm(c)
+        self.attention = MultiHeadAttention(c.d_model, c.n_heads, c.n_kv_heads, c.bias)
+        self.mlp = MLP(c.d_model, c.d_ff, c.activation, c.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        x = x + self.attention(self.norm1(x), rotary, mask, cache)  # (B, T, C)
+        return x + self.mlp(self.norm2(x))  # (B, T, C)
+
+
+def make_norm(config) -> nn.Module:
+    """The normalisation that the config names."""
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.d_model)
+    return LayerNorm(config.d_model, config.bias)

@@ -1,0 +1,319 @@
+"""Proximal policy optimisation on text: every formula is a function of its own.
+
+State: prompt and tokens so far. Action: the next token. Episode: one reply. One iteration is
+numbered in `ppo_iteration`. Besides the clipped objective, each update carries a share of the
+pre-training loss ("PPO-ptx"), since the reward says nothing about what the policy must not forget.
+
+Sources: Schulman et al. 2016 (GAE); Schulman et al. 2017 (clipping); Ziegler et al. 2019 (KL
+reward); Ouyang et al. 2022, section 3.5 (PPO-ptx); Huang et al. 2024 (details).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.data import pad_right
+from course_lib.evaluate import response_logprobs, response_positions
+from course_lib.generate import Completion, Sampling, generate
+from course_lib.gpt import GPT
+from course_lib.reward import RewardModel
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """Names follow TRL.
+
+    Attributes:
+        iterations: rollout-and-update rounds.
+        kl_coef: price of one nat of KL to the reference, in units of reward.
+        missing_end_penalty: added to the score of a reply that never ends its turn.
+        ptx_coef: weight of the pre-training loss in each policy update.
+    """
+
+    iterations: int
+    batch_size: int = 64
+    minibatch_size: int = 32
+    epochs: int = 2
+    learning_rate: float = 1e-4
+    value_learning_rate: float = 3e-4
+    kl_coef: float = 0.1
+    clip_range: float = 0.2
+    clip_range_value: float = 0.2
+    gamma: float = 1.0
+    lam: float = 0.95
+    temperature: float = 1.0
+    max_new_tokens: int = 56
+    missing_end_penalty: float = -2.0
+    ptx_coef: float = 1.0
+    clip: float = 1.0
+    checkpoint_every: int = 20
+
+
+# -- formulas -----------------------------------------------------------------------------------
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the positions where `mask` is True."""
+    return (x * mask).sum() / mask.sum()
+
+
+def masked_whiten(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over the masked positions; zero elsewhere."""
+    mean = masked_mean(x, mask)
+    variance = masked_mean((x - mean) ** 2, mask)
+    return (x - mean) * (variance + 1e-8).rsqrt() * mask
+
+
+def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor) -> dict[str, Tensor]:
+    """Three estimates of KL(policy || reference) from samples of the policy.
+
+    k1 is unbiased and noisy, k2 biased and calm, k3 unbiased, calm and never negative
+    (Schulman 2020).
+    """
+    d = logprobs - ref_logprobs
+    return {"k1": d, "k2": d**2 / 2, "k3": torch.expm1(-d) + d}
+
+
+def token_rewards(
+    scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float
+) -> Tensor:
+    """Reward of every token, `(B, R)`: the KL price everywhere, the score at the last token."""
+    rewards = -kl_coef * kl_estimates(logprobs, ref_logprobs)["k1"] * mask
+    last = mask.sum(-1, keepdim=True) - 1  # (B, 1)
+    return rewards.scatter_add(1, last, scores[:, None])
+
+
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation, backwards over each response.
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, with V = A = 0
+    beyond the end.
+
+    Args:
+        rewards, values, mask: `(B, R)`; responses are padded on the right.
+
+    Returns:
+        Advantages and returns (advantages plus values), `(B, R)`, zero where padded.
+    """
+    values = values * mask
+    advantages = torch.zeros_like(rewards)
+    following_value = following_advantage = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.size(1))):
+        delta = rewards[:, t] + gamma * following_value - values[:, t]
+        following_advantage = (delta + gamma * lam * following_advantage) * mask[:, t]
+        following_value = values[:, t]
+        advantages[:, t] = following_advantage
+    return advantages, (advantages + values) * mask
+
+
+def policy_loss(
+    new_logprobs: Tensor, logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
+) -> tuple[Tensor, Tensor]:
+    """Clipped surrogate loss, and the share of tokens at which the clip is active.
+
+    The worse of the two objectives counts, so that nothing is gained by moving the ratio further
+    than `clip_range` from 1 in the direction the advantage pays for.
+    """
+    ratio = (new_logprobs - logprobs).exp()
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    clip_share = masked_mean((clipped > plain).float(), mask)
+    return masked_mean(torch.maximum(plain, clipped), mask), clip_share
+
+
+def value_loss(
+    new_values: Tensor, values: Tensor, returns: Tensor, mask: Tensor, clip_range_value: float
+) -> Tensor:
+    """Half the squared error, with the step away from the old values clipped."""
+    clipped = values + (new_values - values).clamp(-clip_range_value, clip_range_value)
+    worse = torch.maximum((new_values - returns) ** 2, (clipped - returns) ** 2)
+    return 0.5 * masked_mean(worse, mask)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """1 for a perfect value model, 0 for a constant, negative for worse than that."""
+    mean = masked_mean(returns, mask)
+    spread = masked_mean((returns - mean) ** 2, mask)
+    return (1 - masked_mean((returns - values) ** 2, mask) / (spread + 1e-8)).item()
+
+
+# -- one iteration ------------------------------------------------------------------------------
+
+
+@dataclass
+class Rollout:
+    """What one batch of replies and its scores hold; tensors are `(B, R)` unless noted."""
+
+    contexts: list[list[int]]
+    responses: list[list[int]]
+    scores: Tensor  # (B,)
+    logprobs: Tensor
+    ref_logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+    mask: Tensor
+    ended: list[bool]
+
+
+@dataclass
+class Players:
+    """The four models of RLHF, and the optimisers of the two that learn."""
+
+    policy: GPT
+    reference: GPT
+    reward: RewardModel
+    value: RewardModel
+    optimizers: list[torch.optim.Optimizer]
+
+
+def make_optimizers(policy: GPT, value: RewardModel, settings: PPOSettings) -> list:
+    """Adam with eps 1e-5 for policy and value model."""
+    rates = ((policy, settings.learning_rate), (value, settings.value_learning_rate))
+    optimizers = []
+    for model, rate in rates:
+        adam = torch.optim.AdamW(
+            model.parameters(), lr=rate, eps=1e-5, weight_decay=0.0, fused=True
+        )
+        adam.param_groups[0]["peak"] = rate
+        optimizers.append(adam)
+    return optimizers
+
+
+def response_values(value: RewardModel, contexts: list, responses: list) -> Tensor:
+    """The value model's estimate before each response token, `(B, R)`."""
+    rows = [c + r for c, r in zip(contexts, responses, strict=True)]
+    values = value.values(pad_right(rows, 0).to(value.head.weight.device))
+    index, mask = response_positions(contexts, responses)
+    return values.gather(1, index.to(values.device)) * mask.to(values.device)
+
+
+@torch.no_grad()
+def roll_out(
+    players: Players,
+    contexts: list[list[int]],
+    stop_ids: set[int],
+    settings: PPOSettings,
+    generator: torch.Generator,
+) -> Rollout:
+    """Sample replies, and score them with every model, without gradients."""
+    sampling = Sampling(settings.temperature)
+    done: list[Completion] = generate(
+        players.policy, contexts, settings.max_new_tokens, stop_ids, sampling, generator
+    )
+    responses = [c.ids for c in done]
+    ended = [c.ended for c in done]
+    t = settings.temperature
+    logprobs, entropy, mask = response_logprobs(players.policy, contexts, responses, t)
+    ref_logprobs, _, _ = response_logprobs(players.reference, contexts, responses, t)
+    scores = players.reward(contexts, responses)
+    penalty = torch.tensor([0.0 if e else settings.missing_end_penalty for e in ended])
+    values = response_values(players.value, contexts, responses)
+    return Rollout(
+        contexts,
+        responses,
+        scores + penalty.to(scores.device),
+        logprobs,
+        ref_logprobs,
+        entropy,
+        values,
+        mask,
+        ended,
+    )
+
+
+def ppo_iteration(
+    players: Players,
+    contexts: list[list[int]],
+    stop_ids: set[int],
+    settings: PPOSettings,
+    generator: torch.Generator,
+    rate_share: float,
+    ptx_loss: Callable[[GPT], Tensor] | None = None,
+) -> dict[str, float]:
+    """One round of PPO; returns its metrics.
+
+    Args:
+        contexts: rendered prompts.
+        rate_share: share of the peak learning rates (linear decay over the iterations).
+        ptx_loss: the pre-training loss of the policy on a fresh batch.
+    """
+    # 1. sample replies; 2. score them
+    roll = roll_out(players, contexts, stop_ids, settings, generator)
+    # 3. rewards by token: KL price plus score; 4. advantages and returns; 5. whiten
+    rewards = token_rewards(
+        roll.scores, roll.logprobs, roll.ref_logprobs, roll.mask, settings.kl_coef
+    )
+    advantages, returns = gae(rewards, roll.values, roll.mask, settings.gamma, settings.lam)
+    advantages = masked_whiten(advantages, roll.mask)
+    for optimizer in players.optimizers:
+        optimizer.param_groups[0]["lr"] = rate_share * optimizer.param_groups[0]["peak"]
+    # 6. several epochs of shuffled minibatches
+    seen: list[dict[str, float]] = []
+    for _ in range(settings.epochs):
+        order = torch.randperm(len(contexts), generator=generator)
+        for part in order.split(settings.minibatch_size):
+            seen.append(
+                _update(players, roll, advantages, returns, part.tolist(), settings, ptx_loss)
+            )
+    # 7. what to watch
+    metrics = {name: sum(row[name] for row in seen) / len(seen) for name in seen[0]}
+    metrics["first_ratio"] = seen[0]["ratio"]
+    return metrics | _watch(roll, returns, settings)
+
+
+def _update(players, roll, advantages, returns, part, settings, ptx_loss) -> dict[str, float]:
+    """One minibatch: gradients of policy, value and pre-training loss, then two steps."""
+    contexts = [roll.contexts[i] for i in part]
+    responses = [roll.responses[i] for i in part]
+    width = max(map(len, responses))
+    mask, old = roll.mask[part, :width], roll.logprobs[part, :width]
+    t = settings.temperature
+    new, _, _ = response_logprobs(players.policy, contexts, responses, t)
+    surrogate, clip_share = policy_loss(
+        new, old, advantages[part, :width], mask, settings.clip_range
+    )
+    new_values = response_values(players.value, contexts, responses)
+    squared = value_loss(
+        new_values,
+        roll.values[part, :width],
+        returns[part, :width],
+        mask,
+        settings.clip_range_value,
+    )
+    loss = surrogate + squared
+    if ptx_loss is not None:
+        loss = loss + settings.ptx_coef * ptx_loss(players.policy)
+    loss.backward()
+    for model, optimizer in zip((players.policy, players.value), players.optimizers, strict=True):
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        ratio = masked_mean((new - old).exp(), mask).item()
+        approx_kl = masked_mean(kl_estimates(old, new)["k3"], mask).item()
+    return {
+        "policy_loss": surrogate.item(),
+        "value_loss": squared.item(),
+        "clip_share": clip_share.item(),
+        "ratio": ratio,
+        "approx_kl": approx_kl,
+    }
+
+
+def _watch(roll: Rollout, returns: Tensor, settings: PPOSettings) -> dict[str, float]:
+    """Metrics of the rollout: score, KL a reply, objective, entropy, length, share that end."""
+    kl = (roll.logprobs - roll.ref_logprobs).sum(-1).mean().item()
+    score = roll.scores.mean().item()
+    return {
+        "score": score,
+        "kl": kl,
+        "objective": score - settings.kl_coef * kl,
+        "entropy": masked_mean(roll.entropy, roll.mask).item(),
+        "length": roll.mask.sum(-1).float().mean().item(),
+        "ended": sum(roll.ended) / len(roll.ended),
+        "explained_variance": explained_variance(roll.values, returns, roll.mask),
+    }

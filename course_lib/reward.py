@@ -1,0 +1,179 @@
+"""The reward model: a GPT body with one number on top, trained on comparisons.
+
+Two replies to one prompt are compared; the model learns scores whose difference explains who won
+(Bradley-Terry). The score of a reply is read at its last real token.
+
+Sources: Bradley and Terry 1952; Stiennon et al. 2020, section 3.4; Ouyang et al. 2022, section 3.5;
+Huang et al. 2024 (head initialisation, normalisation).
+"""
+
+import copy
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_lib.data import pad_right, step_generator
+from course_lib.errors import CourseError
+from course_lib.evaluate import Reply, chat_ids
+from course_lib.gpt import GPT
+from course_lib.tokenizer import BPETokenizer
+
+
+class RewardModel(nn.Module):
+    """A scalar head on the final hidden states of a GPT.
+
+    The same class serves as PPO's value model, which reads the head at every position.
+    `gain` and `shift` normalise the scores; they are stored with the weights.
+    """
+
+    def __init__(self, body: GPT):
+        super().__init__()
+        self.body = body
+        width = body.config.d_model
+        self.head = nn.Linear(width, 1)
+        nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("gain", torch.ones(()))
+        self.register_buffer("shift", torch.zeros(()))
+
+    @classmethod
+    def from_policy(cls, policy: GPT) -> "RewardModel":
+        """A fresh head on a copy of the policy's body."""
+        return cls(copy.deepcopy(policy))
+
+    def values(self, idx: Tensor) -> Tensor:
+        """A number at every position: `(B, T)`."""
+        return self.head(self.body.hidden(idx))[..., 0] * self.gain + self.shift
+
+    def forward(self, contexts: list[list[int]], responses: list[list[int]]) -> Tensor:
+        """The score of each response, `(B,)`, read at its last token.
+
+        The place is known from the lengths. Looking for padding instead goes wrong as soon as the
+        padding id is also a real token.
+        """
+        rows = [c + r for c, r in zip(contexts, responses, strict=True)]
+        last = torch.tensor([len(row) - 1 for row in rows])
+        values = self.values(pad_right(rows, 0).to(self.head.weight.device))
+        return values.gather(1, last[:, None].to(values.device))[:, 0]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two replies to one prompt; `label_right` is False where the labeler's choice was flipped."""
+
+    context: list[int]
+    chosen: list[int]
+    rejected: list[int]
+    label_right: bool
+    kind: str
+
+
+def label_pairs(
+    first: Sequence[Reply],
+    second: Sequence[Reply],
+    tokenizer: BPETokenizer,
+    flip_share: float,
+    seed: int,
+) -> list[Pair]:
+    """Compare replies two by two as noisy labelers would.
+
+    The judge's points decide; equal points and identical texts give no pair; each label is flipped
+    with probability `flip_share`. This stands in for human labelers, who also err.
+    """
+    rng = random.Random(f"labels-{seed}")
+    pairs = []
+    for a, b in zip(first, second, strict=True):
+        points = a.verdict.points, b.verdict.points
+        if points[0] == points[1] or a.ids == b.ids:
+            continue
+        better, worse = (a, b) if points[0] > points[1] else (b, a)
+        flipped = rng.random() < flip_share
+        chosen, rejected = (worse, better) if flipped else (better, worse)
+        context = chat_ids(a.prompt, tokenizer)
+        pairs.append(Pair(context, chosen.ids, rejected.ids, not flipped, a.prompt.kind))
+    if not pairs:
+        raise CourseError("no two replies differ in points: there is nothing to compare")
+    return pairs
+
+
+def pairwise_loss(chosen: Tensor, rejected: Tensor, margin: float = 0.0) -> Tensor:
+    """Mean negative log-probability that the chosen reply wins (Bradley-Terry), in nats.
+
+    `logsigmoid` stays finite where `log(sigmoid(x))` is already minus infinity.
+
+    >>> pairwise_loss(torch.tensor([1.0]), torch.tensor([1.0]))
+    tensor(0.6931)
+    """
+    return -F.logsigmoid(chosen - rejected - margin).mean()
+
+
+def pair_scores(model: RewardModel, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+    """Scores of the chosen and of the rejected replies, each `(len(pairs),)`."""
+    contexts = [p.context for p in pairs] * 2
+    scores = model(contexts, [p.chosen for p in pairs] + [p.rejected for p in pairs])
+    return scores.chunk(2)
+
+
+def reward_loss(
+    model: RewardModel, pairs: Sequence[Pair], batch_size: int, seed: int, step: int
+) -> Tensor:
+    """Pairwise loss of a random batch, plus a small term that centres the scores."""
+    draw = torch.randint(len(pairs), (batch_size,), generator=step_generator(seed, step))
+    chosen, rejected = pair_scores(model, [pairs[i] for i in draw.tolist()])
+    return pairwise_loss(chosen, rejected) + 0.01 * ((chosen + rejected) ** 2).mean()
+
+
+@torch.no_grad()
+def pair_margins(model: RewardModel, pairs: Sequence[Pair], batch_size: int = 64) -> Tensor:
+    """Score of the truly better reply minus that of the worse one, `(len(pairs),)`."""
+    margins = []
+    for start in range(0, len(pairs), batch_size):
+        chunk = pairs[start : start + batch_size]
+        chosen, rejected = pair_scores(model, chunk)
+        sign = torch.tensor([1.0 if p.label_right else -1.0 for p in chunk])
+        margins.append((chosen - rejected).cpu() * sign)
+    return torch.cat(margins)
+
+
+@torch.no_grad()
+def score_replies(
+    model: RewardModel, tokenizer: BPETokenizer, answers: Sequence[Reply], batch_size: int = 64
+) -> Tensor:
+    """The model's score of each reply, `(len(answers),)`."""
+    scores = []
+    for start in range(0, len(answers), batch_size):
+        chunk = answers[start : start + batch_size]
+        contexts = [chat_ids(r.prompt, tokenizer) for r in chunk]
+        scores.append(model(contexts, [r.ids for r in chunk]).cpu())
+    return torch.cat(scores)
+
+
+def normalise(model: RewardModel, scores: Tensor) -> None:
+    """Set gain and shift so that these scores (of reference samples) get mean 0 and std 1."""
+    gain = 1 / scores.std().clamp(min=1e-6)
+    model.shift.copy_((model.shift - scores.mean()) * gain)
+    model.gain.mul_(gain)
+
+
+def calibration(margins: Tensor, n_bins: int = 8) -> list[dict]:
+    """Does "80 % sure" win 80 % of the time? Bins of equal size over the model's confidence.
+
+    Returns:
+        Rows with mean confidence, share right and count, least confident first.
+    """
+    confidence = margins.abs().sigmoid()
+    right = (margins > 0).float()
+    order = confidence.argsort()
+    return [
+        {
+            "confidence": confidence[part].mean().item(),
+            "right": right[part].mean().item(),
+            "count": len(part),
+        }
+        for part in order.tensor_split(n_bins)
+        if len(part)
+    ]

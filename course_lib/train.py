@@ -1,0 +1,220 @@
+"""The training loop that every supervised stage shares, and its parts.
+
+A stage gives a function `loss_at(model, step)`; the loop does the rest: learning-rate schedule,
+gradient accumulation, clipping, two optimisers, metrics, atomic checkpoints, exact resume.
+
+Hidden matrices are trained by Muon, everything else by AdamW. On this book's corpus that reaches
+the same fact recall in well under half of the steps that AdamW alone needs.
+
+Sources: Loshchilov and Hutter 2019 (AdamW); Jordan et al. 2024 (Muon); Radford et al. 2019.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from course_lib.data import IGNORE_INDEX
+from course_lib.errors import CourseError
+from course_lib.files import MetricLog, load_tensors, load_weights, save_tensors
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: optimiser steps.
+        learning_rate: peak rate, of both optimisers (Muon's update is scaled to match AdamW's).
+        warmup: steps of linear warm-up; after it a cosine falls to `final_share` of the peak.
+        accumulate: micro-batches summed into one step.
+        clip: largest global gradient norm.
+        checkpoint_every: steps between checkpoints that a killed run resumes from.
+    """
+
+    steps: int
+    learning_rate: float = 3e-3
+    warmup: int = 20
+    final_share: float = 0.05
+    weight_decay: float = 0.1
+    accumulate: int = 1
+    clip: float = 1.0
+    checkpoint_every: int = 100
+    muon: bool = True
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean negative log-probability of the targets, in nats.
+
+    Args:
+        logits: `(B, T, vocab_size)`; targets: `(B, T)`, `IGNORE_INDEX` where nothing is asked.
+
+    Raises:
+        CourseError: no target is left; the mean over nothing would be NaN.
+    """
+    if not (targets != IGNORE_INDEX).any():
+        raise CourseError(
+            "no token of this batch is supervised: every target is masked. "
+            "Was the assistant's part cut off by the context length?"
+        )
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
+
+
+def rate_share(step: int, settings: TrainSettings) -> float:
+    """Share of the peak learning rate at a step: linear warm-up, then a cosine.
+
+    The first step already moves (share 1/warmup); the last step has `final_share`.
+    """
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    span = max(1, settings.steps - 1 - settings.warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * (step - settings.warmup) / span))
+    return settings.final_share + (1 - settings.final_share) * cosine
+
+
+def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.optim.Optimizer]:
+    """AdamW for embeddings, heads and gains (gains without weight decay); Muon for the matrices."""
+    hidden, wide, gains = [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.dim() < 2:
+            gains.append(parameter)
+        elif settings.muon and "blocks." in name:
+            hidden.append(parameter)
+        else:
+            wide.append(parameter)
+    rate = settings.learning_rate
+    groups = [
+        {"params": wide, "weight_decay": settings.weight_decay},
+        {"params": gains, "weight_decay": 0.0},
+    ]
+    optimizers = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)]
+    if hidden:
+        optimizers.append(
+            torch.optim.Muon(
+                hidden,
+                lr=rate,
+                weight_decay=settings.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to run on: CUDA, then Apple's MPS, then the CPU; or the one asked for."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device(name)
+
+
+def precision(device: torch.device) -> AbstractContextManager:
+    """bf16 autocast on GPUs that have it, nothing elsewhere."""
+    use = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+    return torch.autocast(device.type, torch.bfloat16, enabled=use)
+
+
+def train(
+    model: nn.Module,
+    loss_at: Callable[[nn.Module, int], Tensor],
+    settings: TrainSettings,
+    directory: Path,
+    title: str,
+    evaluate: Callable[[nn.Module, int], dict] | None = None,
+    evaluate_every: int = 50,
+) -> None:
+    """Train `model` in place, resuming from `directory` when it holds a checkpoint.
+
+    Args:
+        loss_at: the loss of micro-batch number `i`; it must depend on the model and `i` alone.
+        evaluate: extra metrics, called every `evaluate_every` steps and after the last.
+
+    Raises:
+        CourseError: loss or gradient is not finite. The last good checkpoint stays.
+    """
+    device = next(model.parameters()).device
+    optimizers = make_optimizers(model, settings)
+    checkpoint = directory / "checkpoint.safetensors"
+    start = resume(model, optimizers, checkpoint) if checkpoint.exists() else 0
+    log = MetricLog(directory / "metrics.jsonl", start)
+    model.train()
+    bar = tqdm(range(start, settings.steps), title, initial=start, total=settings.steps)
+    for step in bar:
+        began = time.perf_counter()
+        share = rate_share(step, settings)
+        loss, norm = _one_step(model, loss_at, optimizers, settings, step, share, device)
+        seconds = time.perf_counter() - began
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        row = {"step": step, "loss": loss, "rate": share * settings.learning_rate}
+        row |= {"grad_norm": norm, "seconds": round(seconds, 4)}
+        last = step + 1 == settings.steps
+        if evaluate is not None and ((step + 1) % evaluate_every == 0 or last):
+            model.eval()
+            row |= evaluate(model, step)
+            model.train()
+        log.write(**row)
+        if (step + 1) % settings.checkpoint_every == 0 and not last:
+            save_state(model, optimizers, checkpoint, step + 1)
+    model.eval()
+
+
+def _one_step(model, loss_at, optimizers, settings, step, share, device) -> tuple[float, float]:
+    """Accumulate gradients, clip, move; returns the loss and the gradient norm before clipping."""
+    total = 0.0
+    for micro in range(settings.accumulate):
+        with precision(device):
+            loss = loss_at(model, step * settings.accumulate + micro) / settings.accumulate
+        loss.backward()
+        total += loss.item()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip).item()
+    if not math.isfinite(total + norm):
+        raise CourseError(
+            f"loss {total} with gradient norm {norm} at step {step}: training stopped, the last "
+            f"checkpoint is kept. Try a smaller learning rate than {settings.learning_rate}"
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = share * group["peak"]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return total, norm
+
+
+def save_state(model: nn.Module, optimizers: list, path: Path, step: int) -> None:
+    """Write weights and optimiser states into one file, from which `resume` goes on exactly."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    for i, optimizer in enumerate(optimizers):
+        for j, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                tensors[f"optimizer.{i}.{j}.{name}"] = torch.as_tensor(value)
+    save_tensors(path, tensors, {"step": step})
+
+
+def resume(model: nn.Module, optimizers: list, path: Path) -> int:
+    """Restore what `save_state` wrote; returns the step to go on with."""
+    tensors, note = load_tensors(path)
+    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    load_weights(model, weights, str(path))
+    states: dict[int, dict[int, dict]] = {i: {} for i in range(len(optimizers))}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, i, j, name = key.split(".", 3)
+            states[int(i)].setdefault(int(j), {})[name] = value
+    for i, optimizer in enumerate(optimizers):
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": states[i], "param_groups": groups})
+    return note["step"]
