@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 from course_lib.errors import CourseError
-from course_lib.recipes import DEFAULT_RUN, MODELS, PRESETS, get_preset, open_run, report, train_all
+from course_lib.presets import PRESETS, get_preset
+from course_lib.recipes import report, train_all
+from course_lib.runs import MODELS, open_run, runs_dir
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,12 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     show = commands.add_parser("report", help="print the measured figures of a run")
-    show.add_argument("dir", nargs="?", default=DEFAULT_RUN, type=Path, help="run directory")
+    show.add_argument("dir", nargs="?", type=Path, help="run directory (default: the laptop run)")
     show.add_argument("--json", action="store_true", help="everything, as JSON")
     show.set_defaults(run=_report)
 
     chat = commands.add_parser("chat", help="talk to a trained model")
-    chat.add_argument("dir", nargs="?", default=DEFAULT_RUN, type=Path, help="run directory")
+    chat.add_argument("dir", nargs="?", type=Path, help="run directory (default: the laptop run)")
     chat.add_argument(
         "--model", default="rlhf", choices=MODELS, help="which model answers (default: rlhf)"
     )
@@ -64,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(args) -> None:
     preset = get_preset(args.preset)
-    out = args.out or Path("runs") / preset.name
+    out = args.out or runs_dir() / preset.name
     run = train_all(preset, out, args.seed, args.device)
     print(f"run: {run.path}  ({report(run)['seconds']['total']:.0f} s of training and measuring)")
 

@@ -9,7 +9,7 @@ from course_lib.data import END_OF_TEXT
 from course_lib.errors import CourseError
 from course_lib.evaluate import REPLY_TOKENS
 from course_lib.generate import Sampling, generate
-from course_lib.recipes import Run
+from course_lib.runs import Run
 
 
 def chat_loop(run: Run, model_name: str, temperature: float, seed: int) -> None:

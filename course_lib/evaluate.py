@@ -15,13 +15,27 @@ from torch import Tensor
 
 from course_lib.atlas.families import FACTS, entities
 from course_lib.atlas.judge import BEHAVIOURS, Verdict, judge
-from course_lib.atlas.prompts import Prompt
+from course_lib.atlas.prompts import Prompt, all_fact_prompts, prompt_mix
 from course_lib.chat import IM_END, render
 from course_lib.data import END_OF_TEXT, IGNORE_INDEX, pad_right, windows
 from course_lib.generate import GREEDY, Sampling, generate
 from course_lib.gpt import GPT
 from course_lib.tokenizer import BPETokenizer
 from course_lib.train import cross_entropy
+
+DIRECT = ("direct answer, right", "direct answer, wrong")
+
+# Kinds of prompts, by weight, that preferences and PPO train on and that replies are judged on.
+TRAIN_MIX = {
+    "fact": 40,
+    "followup": 14,
+    "harmless": 14,
+    "harmful": 14,
+    "haiku": 9,
+    "ambiguous": 9,
+}
+JUDGE_MIX = TRAIN_MIX
+CHART_MIX = {"fact": 60, "harmless": 10, "harmful": 10, "haiku": 10, "ambiguous": 10}
 
 REPLY_TOKENS = 56  # the longest reply that is sampled
 Z95 = 1.959964  # normal quantile for 95 % intervals
@@ -153,6 +167,64 @@ def behaviour_shares(answers: Sequence[Reply]) -> dict[str, dict[str, float]]:
 def share_of(answers: Sequence[Reply], *names: str) -> float:
     """Share of replies whose behaviour is one of `names`."""
     return sum(r.verdict.behaviour in names for r in answers) / len(answers)
+
+
+# -- a chat model's report card ---
+
+
+def evaluate_chat(
+    model: GPT, tokenizer: BPETokenizer, n_eval: int, seed: int
+) -> tuple[dict, list[Reply]]:
+    """Everything a chat model is measured on; also the judged replies themselves.
+
+    All samples are drawn at temperature 1 on held-out prompts; `accuracy_*` is greedy.
+    """
+    sampling = Sampling()
+    questions = prompt_mix(n_eval, False, seed, {"fact": 1})
+    asked = replies(model, tokenizer, questions, sampling, seed)
+    judged = replies(
+        model, tokenizer, prompt_mix(2 * n_eval, False, seed + 2, JUDGE_MIX), sampling, seed
+    )
+    mean, low, high = mean_interval([r.verdict.points for r in judged])
+    harm = {
+        kind: replies(
+            model, tokenizer, prompt_mix(n_eval, False, seed + 3, {kind: 1}), sampling, seed
+        )
+        for kind in ("harmful", "harmless")
+    }
+    greedy = {
+        part: replies(model, tokenizer, all_fact_prompts(part == "seen"))
+        for part in ("seen", "unseen")
+    }
+    return {
+        "direct_answer_share": share_of(asked, *DIRECT),
+        "sampled_accuracy_unseen": accuracy(asked),
+        "accuracy_seen": accuracy(greedy["seen"]),
+        "accuracy_unseen": accuracy(greedy["unseen"]),
+        "accuracy_unseen_by_family": _by_family(greedy["unseen"]),
+        "ends_turn": sum(r.ended for r in judged) / len(judged),
+        "reply_tokens": sum(len(r.ids) for r in judged) / len(judged),
+        "judge_mean": mean,
+        "judge_interval": [low, high],
+        "judge_by_kind": _points_by_kind(judged),
+        "refusal_harmful": share_of(harm["harmful"], "refusal"),
+        "refusal_harmless": share_of(harm["harmless"], "refusal"),
+    }, judged
+
+
+def _by_family(answers: list[Reply]) -> dict[str, float]:
+    names = dict.fromkeys(r.prompt.subject.family for r in answers)
+    return {
+        name: accuracy([r for r in answers if r.prompt.subject.family == name]) for name in names
+    }
+
+
+def _points_by_kind(answers: list[Reply]) -> dict[str, float]:
+    table = {}
+    for kind in JUDGE_MIX:
+        points = [r.verdict.points for r in answers if r.prompt.kind == kind]
+        table[kind] = sum(points) / max(1, len(points))
+    return table
 
 
 # -- probabilities ------------------------------------------------------------------------------

@@ -1,19 +1,14 @@
-"""The whole pipeline, stage by stage, with named presets and a content-addressed cache.
+"""The whole pipeline, stage by stage: tokenizer, base, SFT, reward model, PPO.
 
-A run directory holds one folder a stage: `tokenizer`, `base`, `sft`, `reward`, `rlhf`. Each has
-its weights, its metrics by step, its results, and `stage.json` with a key. The key hashes the
-stage's settings, the code it runs and the key of the stage before it: a stage whose key is already
-there is not trained again, and one whose code has changed is.
+`train_all` runs what is missing. Every stage trains, measures itself on held-out prompts,
+and leaves weights, metrics and results in the run directory.
 """
 
-import ast
-import hashlib
-import json
 import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,17 +17,17 @@ import torch
 from course_lib import __version__, ppo, reward, sft
 from course_lib.atlas.conversations import conversations
 from course_lib.atlas.documents import documents
-from course_lib.atlas.prompts import all_fact_prompts, prompt_mix
+from course_lib.atlas.prompts import prompt_mix
 from course_lib.chat import IM_END, SPECIAL_TOKENS
 from course_lib.data import END_OF_TEXT, step_generator, token_stream, windows
-from course_lib.errors import CourseError
 from course_lib.evaluate import (
+    CHART_MIX,
+    TRAIN_MIX,
     Reply,
-    accuracy,
     behaviour_shares,
     chat_ids,
+    evaluate_chat,
     fact_completion,
-    mean_interval,
     replies,
     sequence_kl,
     share_of,
@@ -40,18 +35,16 @@ from course_lib.evaluate import (
 )
 from course_lib.files import (
     MetricLog,
-    load_tensors,
-    load_weights,
     read_json,
-    save_tensors,
     write_json,
 )
 from course_lib.generate import Sampling
 from course_lib.gpt import GPT, GPTConfig
+from course_lib.presets import Preset
 from course_lib.reward import RewardModel
+from course_lib.runs import STAGES, Run, save_model, stage_key
 from course_lib.tokenizer import BPETokenizer
 from course_lib.train import (
-    TrainSettings,
     cross_entropy,
     pick_device,
     precision,
@@ -60,230 +53,7 @@ from course_lib.train import (
     train,
 )
 
-STAGES = ("tokenizer", "base", "sft", "reward", "rlhf")
-MODELS = ("base", "sft", "rlhf")
-DEFAULT_RUN = Path("runs/laptop")
-DIRECT = ("direct answer, right", "direct answer, wrong")
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Sizes of data, model and training for the whole pipeline."""
-
-    name: str
-    n_documents: int
-    vocab_size: int
-    model: dict
-    base: TrainSettings
-    base_batch: int
-    n_conversations: int
-    sft: TrainSettings
-    sft_batch: int
-    replay_windows: int
-    n_pairs: int
-    flip_share: float
-    reward: TrainSettings
-    reward_batch: int
-    ppo: ppo.PPOSettings
-    n_eval: int
-
-
-LAPTOP = Preset(
-    name="laptop",
-    n_documents=40_000,
-    vocab_size=1536,
-    model={"context_length": 128, "d_model": 160, "n_layers": 4, "n_heads": 5},
-    base=TrainSettings(steps=500, learning_rate=8e-3),
-    base_batch=32,
-    n_conversations=8_000,
-    sft=TrainSettings(steps=300, learning_rate=1e-3),
-    sft_batch=48,
-    replay_windows=8,
-    n_pairs=3_000,
-    flip_share=0.1,
-    reward=TrainSettings(steps=150, learning_rate=3e-4, muon=False),
-    reward_batch=32,
-    ppo=ppo.PPOSettings(iterations=60),
-    n_eval=200,
-)
-SMOKE = Preset(
-    name="smoke",
-    n_documents=400,
-    vocab_size=512,
-    model={"context_length": 128, "d_model": 32, "n_layers": 2, "n_heads": 2},
-    base=TrainSettings(steps=30, learning_rate=8e-3, checkpoint_every=10),
-    base_batch=8,
-    n_conversations=200,
-    sft=TrainSettings(steps=20, learning_rate=3e-3, checkpoint_every=10),
-    sft_batch=8,
-    replay_windows=2,
-    n_pairs=48,
-    flip_share=0.1,
-    reward=TrainSettings(steps=10, learning_rate=1e-3, checkpoint_every=5, muon=False),
-    reward_batch=8,
-    ppo=ppo.PPOSettings(iterations=4, batch_size=8, minibatch_size=4, checkpoint_every=2),
-    n_eval=24,
-)
-PRESETS = {preset.name: preset for preset in (SMOKE, LAPTOP)}
-
-# Kinds of prompts, by weight, that preferences and PPO train on and that replies are judged on.
-TRAIN_MIX = {
-    "fact": 40,
-    "followup": 14,
-    "harmless": 14,
-    "harmful": 14,
-    "haiku": 9,
-    "ambiguous": 9,
-}
-JUDGE_MIX = TRAIN_MIX
-CHART_MIX = {"fact": 60, "harmless": 10, "harmful": 10, "haiku": 10, "ambiguous": 10}
-
-
-def get_preset(name: str) -> Preset:
-    """A preset by name.
-
-    Raises:
-        CourseError: there is none of that name.
-    """
-    if name not in PRESETS:
-        raise CourseError(f"unknown preset {name!r}: choose one of {sorted(PRESETS)}")
-    return PRESETS[name]
-
-
-# -- the run directory --------------------------------------------------------------------------
-
-
-@dataclass
-class Run:
-    """A finished or growing run directory; everything in it is read through this class."""
-
-    path: Path
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def stage(self, name: str) -> dict:
-        """What a stage recorded: key, seconds, results, settings."""
-        return read_json(self.path / name / "stage.json")
-
-    def results(self, name: str) -> dict:
-        """The measured figures of a stage."""
-        return self.stage(name)["results"]
-
-    def metrics(self, name: str) -> list[dict]:
-        """Metrics by step of a stage."""
-        return MetricLog.read(self.path / name / "metrics.jsonl")
-
-    def tokenizer(self) -> BPETokenizer:
-        return BPETokenizer.load(self.path / "tokenizer" / "tokenizer.json")
-
-    def model(self, name: str) -> GPT:
-        """The model a stage ended with: "base", "sft" or "rlhf"."""
-        return load_model(self.path / name / "model.safetensors").to(self.device)
-
-    def reward_model(self) -> RewardModel:
-        path = self.path / "reward" / "model.safetensors"
-        tensors, note = load_tensors(path)
-        model = RewardModel(GPT(GPTConfig(**note["config"])))
-        load_weights(model, tensors, str(path))
-        return model.eval().to(self.device)
-
-    def pairs(self) -> dict[str, list[reward.Pair]]:
-        """Preference pairs of the reward stage: "train" and "heldout"."""
-        rows = read_json(self.path / "reward" / "pairs.json")
-        return {part: [reward.Pair(**row) for row in rows[part]] for part in rows}
-
-
-def open_run(path: str | Path = DEFAULT_RUN) -> Run:
-    """Open a run directory for reading.
-
-    Raises:
-        CourseError: there is no run, or it is not complete.
-    """
-    path = Path(path)
-    missing = [s for s in STAGES if not (path / s / "stage.json").exists()]
-    if len(missing) == len(STAGES):
-        raise CourseError(
-            f"no run at {path}: train one with `python -m course_lib train --preset laptop "
-            f"--out {path}`"
-        )
-    if missing:
-        raise CourseError(
-            f"the run at {path} lacks {', '.join(missing)}: the same train command resumes it"
-        )
-    return Run(path, pick_device())
-
-
-def save_model(model: torch.nn.Module, config: GPTConfig, path: Path) -> None:
-    """Weights and config in one safetensors file."""
-    save_tensors(path, model.state_dict(), {"config": config.to_dict()})
-
-
-def load_model(path: Path) -> GPT:
-    """A GPT from a file of `save_model`, in evaluation mode."""
-    tensors, note = load_tensors(path)
-    if "config" not in note:
-        raise CourseError(f"{path} holds no model configuration: it is not a model of this course")
-    model = GPT(GPTConfig(**note["config"]))
-    load_weights(model, tensors, str(path))
-    return model.eval()
-
-
-# -- keys and stages ----------------------------------------------------------------------------
-
-_CODE = {
-    "tokenizer": ("tokenizer.py", "atlas"),
-    "base": ("positions.py", "attention.py", "layers.py", "gpt.py", "data.py", "train.py"),
-    "sft": ("chat.py", "sft.py", "generate.py", "evaluate.py"),
-    "reward": ("reward.py",),
-    "rlhf": ("ppo.py",),
-}
-_SETTINGS = {
-    "tokenizer": ("n_documents", "vocab_size"),
-    "base": ("model", "base", "base_batch", "n_eval"),
-    "sft": ("n_conversations", "sft", "sft_batch", "replay_windows", "n_eval"),
-    "reward": ("n_pairs", "flip_share", "reward", "reward_batch", "n_eval"),
-    "rlhf": ("ppo", "replay_windows", "n_eval"),
-}
-
-
-def code_hash(names: tuple[str, ...]) -> str:
-    """Hash of what the named library files do: comments, docstrings and layout do not count."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for name in names:
-        path = root / name
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.suffix == ".py":
-                digest.update(_skeleton(file.read_text(encoding="utf-8")).encode())
-            elif file.suffix == ".csv":
-                digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _skeleton(source: str) -> str:
-    """The syntax tree of a file as text, without docstrings."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            value = body[0].value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                del body[0]
-    return ast.dump(tree)
-
-
-def stage_key(name: str, preset: Preset, seed: int, upstream: str) -> str:
-    """What a stage's result depends on, as one hash."""
-    settings = asdict(preset)
-    parts = {
-        "stage": name,
-        "settings": {key: settings[key] for key in _SETTINGS[name]},
-        "code": code_hash(_CODE[name]),
-        "recipe": code_hash(("recipes.py",)) if name != "tokenizer" else "",
-        "seed": seed,
-        "upstream": upstream,
-        "torch": torch.__version__,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+# -- the pipeline ------------------------------------------------------------------------------
 
 
 def train_all(preset: Preset, out: str | Path, seed: int = 0, device: str = "auto") -> Run:
@@ -406,61 +176,6 @@ def _chart_replies(model, tokenizer, preset: Preset, seed: int, base: bool = Fal
     """Samples at temperature 1 for the behaviour chart: the same held-out prompts for all."""
     prompts = prompt_mix(preset.n_eval, False, seed + 1, CHART_MIX)
     return replies(model, tokenizer, prompts, Sampling(), seed, as_document=base)
-
-
-def evaluate_chat(
-    model: GPT, tokenizer: BPETokenizer, n_eval: int, seed: int
-) -> tuple[dict, list[Reply]]:
-    """Everything a chat model is measured on; also the judged replies themselves.
-
-    All samples are drawn at temperature 1 on held-out prompts; `accuracy_*` is greedy.
-    """
-    sampling = Sampling()
-    questions = prompt_mix(n_eval, False, seed, {"fact": 1})
-    asked = replies(model, tokenizer, questions, sampling, seed)
-    judged = replies(
-        model, tokenizer, prompt_mix(2 * n_eval, False, seed + 2, JUDGE_MIX), sampling, seed
-    )
-    mean, low, high = mean_interval([r.verdict.points for r in judged])
-    harm = {
-        kind: replies(
-            model, tokenizer, prompt_mix(n_eval, False, seed + 3, {kind: 1}), sampling, seed
-        )
-        for kind in ("harmful", "harmless")
-    }
-    greedy = {
-        part: replies(model, tokenizer, all_fact_prompts(part == "seen"))
-        for part in ("seen", "unseen")
-    }
-    return {
-        "direct_answer_share": share_of(asked, *DIRECT),
-        "sampled_accuracy_unseen": accuracy(asked),
-        "accuracy_seen": accuracy(greedy["seen"]),
-        "accuracy_unseen": accuracy(greedy["unseen"]),
-        "accuracy_unseen_by_family": _by_family(greedy["unseen"]),
-        "ends_turn": sum(r.ended for r in judged) / len(judged),
-        "reply_tokens": sum(len(r.ids) for r in judged) / len(judged),
-        "judge_mean": mean,
-        "judge_interval": [low, high],
-        "judge_by_kind": _points_by_kind(judged),
-        "refusal_harmful": share_of(harm["harmful"], "refusal"),
-        "refusal_harmless": share_of(harm["harmless"], "refusal"),
-    }, judged
-
-
-def _by_family(answers: list[Reply]) -> dict[str, float]:
-    names = dict.fromkeys(r.prompt.subject.family for r in answers)
-    return {
-        name: accuracy([r for r in answers if r.prompt.subject.family == name]) for name in names
-    }
-
-
-def _points_by_kind(answers: list[Reply]) -> dict[str, float]:
-    table = {}
-    for kind in JUDGE_MIX:
-        points = [r.verdict.points for r in answers if r.prompt.kind == kind]
-        table[kind] = sum(points) / max(1, len(points))
-    return table
 
 
 def _sft_stage(run: Run, preset: Preset, seed: int) -> dict:

@@ -49,7 +49,7 @@ def encyclopedia_entry(rng: random.Random) -> str:
     entity = rng.choice(_ENTITIES[topic])
     facts = facts_of(topic, entity)
     rng.shuffle(facts)
-    title = capitalise(entity) + "\n" if rng.random() < 0.3 else ""
+    title = capitalise(entity) + "\n" if rng.random() < 0.5 else ""
     return title + " ".join(state(fact, rng) for fact in facts[: rng.randint(2, 5)])
 
 
@@ -109,9 +109,9 @@ def meanings_page(rng: random.Random) -> str:
 STYLES: dict[Callable[[random.Random], str], float] = {
     encyclopedia_entry: 36,
     digest: 14,
-    exam_key: 14,
+    exam_key: 16,
     quiz_sheet: 12,
-    how_to_note: 8,
+    how_to_note: 6,
     haiku_collection: 6,
     meanings_page: 6,
     arithmetic_drill: 4,

@@ -1,0 +1,82 @@
+"""Named sizes for the whole pipeline: `smoke` for tests, `laptop` for the book.
+
+Everything a run can be told is in a `Preset`; the code in `recipes.py` is the same for all.
+"""
+
+from dataclasses import dataclass
+
+from course_lib.errors import CourseError
+from course_lib.ppo import PPOSettings
+from course_lib.train import TrainSettings
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of data, model and training for the whole pipeline."""
+
+    name: str
+    n_documents: int
+    vocab_size: int
+    model: dict
+    base: TrainSettings
+    base_batch: int
+    n_conversations: int
+    sft: TrainSettings
+    sft_batch: int
+    replay_windows: int
+    n_pairs: int
+    flip_share: float
+    reward: TrainSettings
+    reward_batch: int
+    ppo: PPOSettings
+    n_eval: int
+
+
+LAPTOP = Preset(
+    name="laptop",
+    n_documents=40_000,
+    vocab_size=1536,
+    model={"context_length": 128, "d_model": 160, "n_layers": 4, "n_heads": 5},
+    base=TrainSettings(steps=500, learning_rate=8e-3),
+    base_batch=32,
+    n_conversations=8_000,
+    sft=TrainSettings(steps=300, learning_rate=1e-3),
+    sft_batch=48,
+    replay_windows=8,
+    n_pairs=3_000,
+    flip_share=0.1,
+    reward=TrainSettings(steps=150, learning_rate=3e-4, muon=False),
+    reward_batch=32,
+    ppo=PPOSettings(iterations=60),
+    n_eval=200,
+)
+SMOKE = Preset(
+    name="smoke",
+    n_documents=400,
+    vocab_size=512,
+    model={"context_length": 128, "d_model": 32, "n_layers": 2, "n_heads": 2},
+    base=TrainSettings(steps=30, learning_rate=8e-3, checkpoint_every=10),
+    base_batch=8,
+    n_conversations=200,
+    sft=TrainSettings(steps=20, learning_rate=3e-3, checkpoint_every=10),
+    sft_batch=8,
+    replay_windows=2,
+    n_pairs=48,
+    flip_share=0.1,
+    reward=TrainSettings(steps=10, learning_rate=1e-3, checkpoint_every=5, muon=False),
+    reward_batch=8,
+    ppo=PPOSettings(iterations=4, batch_size=8, minibatch_size=4, checkpoint_every=2),
+    n_eval=24,
+)
+PRESETS = {preset.name: preset for preset in (SMOKE, LAPTOP)}
+
+
+def get_preset(name: str) -> Preset:
+    """A preset by name.
+
+    Raises:
+        CourseError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise CourseError(f"unknown preset {name!r}: choose one of {sorted(PRESETS)}")
+    return PRESETS[name]
