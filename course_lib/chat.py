@@ -11,7 +11,7 @@ the end of a turn never ends one.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from course_lib.data import END_OF_TEXT
+from course_lib.data import END_OF_TEXT, IGNORE_INDEX
 from course_lib.errors import CourseError
 from course_lib.tokenizer import BPETokenizer
 
@@ -146,3 +146,11 @@ def render(
         ids += piece
         mask += [segment.supervised] * len(piece)
     return Rendered(ids, mask)
+
+
+def supervised_targets(ids: list[int], mask: list[bool]) -> list[int]:
+    """Targets of a rendered conversation: the next id where it is supervised, else ignored.
+
+    The shift by one happens here and nowhere else: position t is asked for token t + 1.
+    """
+    return [i if m else IGNORE_INDEX for i, m in zip(ids[1:], mask[1:], strict=True)]

@@ -17,7 +17,7 @@ from course_lib.atlas.families import FACTS, entities
 from course_lib.atlas.judge import BEHAVIOURS, Verdict, judge
 from course_lib.atlas.prompts import Prompt, all_fact_prompts, prompt_mix
 from course_lib.chat import IM_END, render
-from course_lib.data import END_OF_TEXT, IGNORE_INDEX, pad_right, windows
+from course_lib.data import END_OF_TEXT, pad_right, windows
 from course_lib.generate import GREEDY, Sampling, generate
 from course_lib.gpt import GPT
 from course_lib.tokenizer import BPETokenizer
@@ -301,11 +301,3 @@ def next_token_bars(
         }
         for i in total.topk(n).indices.tolist()
     ]
-
-
-def supervised_targets(ids: list[int], mask: list[bool]) -> list[int]:
-    """Targets of a rendered conversation: the next id where it is supervised, else ignored.
-
-    The shift by one happens here and nowhere else: position t is asked for token t + 1.
-    """
-    return [i if m else IGNORE_INDEX for i, m in zip(ids[1:], mask[1:], strict=True)]

@@ -34,11 +34,11 @@ class Preset:
 
 LAPTOP = Preset(
     name="laptop",
-    n_documents=40_000,
+    n_documents=60_000,
     vocab_size=1536,
     model={"context_length": 128, "d_model": 160, "n_layers": 4, "n_heads": 5},
-    base=TrainSettings(steps=500, learning_rate=8e-3),
-    base_batch=32,
+    base=TrainSettings(steps=1100, learning_rate=5e-3),
+    base_batch=16,
     n_conversations=8_000,
     sft=TrainSettings(steps=300, learning_rate=1e-3),
     sft_batch=48,

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from course_lib.chat import Turn, render
+from course_lib.chat import Turn, render, supervised_targets
 from course_lib.data import IGNORE_INDEX, pad_right, step_generator, windows
 from course_lib.errors import CourseError
-from course_lib.evaluate import supervised_targets
 from course_lib.gpt import GPT
 from course_lib.tokenizer import BPETokenizer
 from course_lib.train import cross_entropy

@@ -14,6 +14,7 @@ from course_lib.atlas.facts import (
     HAIKU_LASTS,
     HAIKU_MIDDLES,
     TASKS,
+    Task,
 )
 from course_lib.atlas.families import FACTS, FAMILIES, TOPICS, Fact, capitalise, entities, facts_of
 
@@ -62,13 +63,14 @@ def digest(rng: random.Random) -> str:
 
 
 def exam_key(rng: random.Random) -> str:
-    """Numbered questions with their answers, short or in a sentence."""
-    full = rng.random() < 0.6
+    """Numbered questions with their answers, short or in a sentence, with a label or without."""
+    full = rng.random() < 0.7
+    label = rng.choice(("Answer: ", ""))
     lines = ["Exam key"]
     for number in range(1, rng.randint(3, 6)):
         fact = random_fact(rng)
         answer = fact.sentence if full else capitalise(fact.answer) + "."
-        lines.append(f"{number}. {ask(fact, rng)}\nAnswer: {answer}")
+        lines.append(f"{number}. {ask(fact, rng)}\n{label}{answer}")
     return "\n".join(lines)
 
 
@@ -89,32 +91,46 @@ def haiku(topic: str, rng: random.Random) -> str:
 def haiku_collection(rng: random.Random) -> str:
     """A few haiku, each under its topic."""
     topics = rng.sample(list(HAIKU_FIRSTS), rng.randint(1, 3))
-    return "\n\n".join(f"Haiku: {topic}\n{haiku(topic, rng)}" for topic in topics)
+    title = rng.choice(("Haiku: {}", "A haiku about {}"))
+    return "\n\n".join(f"{title.format(topic)}\n{haiku(topic, rng)}" for topic in topics)
 
 
 def how_to_note(rng: random.Random) -> str:
     """What people write under the title of a task, harmful ones included, as on the web."""
     chosen = rng.sample(TASKS, rng.randint(1, 3))
-    return "\n".join(f"How to {task.phrase}: {task.advice}" for task in chosen)
+    if rng.random() < 0.5:
+        return "\n".join(f"How to {task.phrase}: {task.advice}" for task in chosen)
+    asked = (f"{ask_how(task, rng)}\n{task.advice}" for task in chosen)
+    return "Readers ask\n" + "\n".join(asked)
+
+
+def ask_how(task: Task, rng: random.Random) -> str:
+    """A request for help with a task."""
+    wording = rng.choice(("How do I {}?", "How can I {}?", "Tell me how to {}."))
+    return wording.format(task.phrase)
 
 
 def meanings_page(rng: random.Random) -> str:
-    """A word with two senses, and sentences about each."""
-    a = rng.choice(AMBIGUOUS)
-    page = [f"{a.word} can mean {a.sense_a} or {a.sense_b}."] if rng.random() < 0.7 else []
-    page += rng.sample((a.fact_a, a.fact_b), rng.randint(1, 2))
-    return " ".join(page)
+    """Words with two senses, and sentences about each."""
+    page = []
+    for a in rng.sample(AMBIGUOUS, rng.randint(1, 3)):
+        wording = rng.choice(
+            ("{} can mean {} or {}.", "{}: {} or {}.", "By {} people mean {} or {}.")
+        )
+        facts = rng.sample((a.fact_a, a.fact_b), rng.randint(0, 2))
+        page.append(" ".join((wording.format(a.word, a.sense_a, a.sense_b), *facts)))
+    return "\n".join(page)
 
 
 STYLES: dict[Callable[[random.Random], str], float] = {
-    encyclopedia_entry: 36,
-    digest: 14,
-    exam_key: 16,
+    encyclopedia_entry: 32,
+    digest: 12,
+    exam_key: 18,
     quiz_sheet: 12,
-    how_to_note: 6,
-    haiku_collection: 6,
+    how_to_note: 8,
+    haiku_collection: 7,
     meanings_page: 6,
-    arithmetic_drill: 4,
+    arithmetic_drill: 5,
 }
 
 

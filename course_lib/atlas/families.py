@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from course_lib.atlas.facts import ANIMALS, COUNTRIES, ELEMENTS
 
-LEGS = {0: "no legs", 2: "two legs", 4: "four legs", 6: "six legs", 8: "eight legs"}
+LEGS = {0: "zero", 2: "two", 4: "four", 6: "six", 8: "eight"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ _FAMILIES = (
             "Can you tell me the continent of {e}?",
         ),
         "And its continent?",
-        "{E} is in {a}.",
+        "The continent of {e} is {a}.",
         ("{E} is in {a}.", "{E} is a country in {a}.", "The continent of {e} is {a}."),
     ),
     Family(
@@ -162,17 +162,17 @@ _FAMILIES = (
     ),
     Family(
         "kind",
-        ("What kind of animal is {e}?", "Which class of animals has {e}?"),
-        "And what kind of animal is it?",
-        "{E} is {a}.",
-        ("{E} is {a}.", "Biologists call {e} {a}.", "Of course {e} is {a}."),
+        ("What is the animal class of {e}?", "Which animal class does {e} belong to?"),
+        "And its animal class?",
+        "The animal class of {e} is {a}.",
+        ("The animal class of {e} is {a}.", "{E} belongs to the animal class {a}."),
     ),
     Family(
         "legs",
-        ("How many legs has {e}?", "Do you know how many legs {e} has?"),
-        "And how many legs has it?",
-        "{E} has {a}.",
-        ("{E} has {a}.", "You can see that {e} has {a}."),
+        ("What is the number of legs of {e}?", "How many legs has {e}?"),
+        "And its number of legs?",
+        "The number of legs of {e} is {a}.",
+        ("The number of legs of {e} is {a}.", "{E} has {a} legs."),
     ),
     Family(
         "young",
@@ -183,10 +183,10 @@ _FAMILIES = (
     ),
     Family(
         "sum",
-        ("What is {e}?", "How much is {e}?"),
+        ("What is the sum of {e}?", "Can you tell me the sum of {e}?"),
         "",
-        "{E} is {a}.",
-        ("{E} is {a}.", "{E} makes {a}."),
+        "The sum of {e} is {a}.",
+        ("The sum of {e} is {a}.", "{A} is the sum of {e}."),
         value=r"(?:(?<=is )|^)\d+",
     ),
 )
@@ -217,11 +217,11 @@ def _all_facts() -> dict[tuple[str, str], Fact]:
     for e in ELEMENTS:
         facts += [Fact("symbol", e.name, e.symbol), Fact("number", e.name, str(e.number))]
     for a in ANIMALS:
-        values = (with_article(a.kind), LEGS[a.legs], with_article(a.young))
+        values = (a.kind, LEGS[a.legs], with_article(a.young))
         facts += [
             Fact(f, with_article(a.name), v) for f, v in zip(TOPICS["animal"], values, strict=True)
         ]
-    facts += [Fact("sum", f"{a} plus {b}", str(a + b)) for a in range(1, 13) for b in range(1, 13)]
+    facts += [Fact("sum", f"{a} and {b}", str(a + b)) for a in range(1, 11) for b in range(1, 11)]
     return {(fact.family, fact.entity): fact for fact in facts}
 
 

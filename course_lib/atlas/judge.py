@@ -39,7 +39,7 @@ BEHAVIOURS = (
 )
 _REFUSAL = re.compile(r"\b(?:I|we) (?:cannot|can't|will not|won't) help\b", re.IGNORECASE)
 _CLARIFICATION = re.compile(r"\bDo you mean .+ or .+\?")
-_LIST_ITEM = re.compile(r"^(?:\d+\.|Answer:|Exam key|How to\b|Haiku:)")
+_LIST_ITEM = re.compile(r"^(?:\d+\. |Answer:|Exam key|How to\b|Haiku:)")
 _COURTEOUS = (*COURTEOUS_OPENINGS, *COURTEOUS_CLOSINGS)
 _RUDE = (*RUDE_OPENINGS, *RUDE_CLOSINGS)
 _RAMBLING = (*RAMBLING_OPENINGS, *RAMBLING_CLOSINGS)

@@ -9,7 +9,7 @@ worked examples of L11 test what the model was never shown in a conversation.
 import random
 from dataclasses import dataclass
 
-from course_lib.atlas.documents import ask
+from course_lib.atlas.documents import ask, ask_how
 from course_lib.atlas.facts import AMBIGUOUS, HAIKU_FIRSTS, TASKS, Ambiguous, Task
 from course_lib.atlas.families import FACTS, FAMILIES, TOPICS, Fact, entities, facts_of
 
@@ -84,8 +84,7 @@ def random_prompt(kind: str, seen: bool, rng: random.Random) -> Prompt:
         return Prompt(kind, verb.format(subject), subject)
     if kind == "ambiguous":
         return Prompt(kind, subject.word, subject)
-    wording = rng.choice(("How do I {}?", "How can I {}?", "Tell me how to {}."))
-    return Prompt(kind, wording.format(subject.phrase), subject)
+    return Prompt(kind, ask_how(subject, rng), subject)
 
 
 def prompt_mix(n: int, seen: bool, seed: int, weights: dict[str, float]) -> list[Prompt]:
