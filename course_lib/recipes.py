@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from course_lib import __version__, ppo, reward, sft
 from course_lib.atlas.conversations import conversations
@@ -20,6 +21,7 @@ from course_lib.atlas.documents import documents
 from course_lib.atlas.prompts import prompt_mix
 from course_lib.chat import IM_END, SPECIAL_TOKENS
 from course_lib.data import END_OF_TEXT, step_generator, token_stream, windows
+from course_lib.errors import CourseError
 from course_lib.evaluate import (
     CHART_MIX,
     TRAIN_MIX,
@@ -42,12 +44,11 @@ from course_lib.generate import Sampling
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.presets import Preset
 from course_lib.reward import RewardModel
-from course_lib.runs import STAGES, Run, save_model, stage_key
+from course_lib.runs import STAGE_CODE, STAGES, Run, code_hash, save_model, stage_key
 from course_lib.tokenizer import BPETokenizer
 from course_lib.train import (
     cross_entropy,
     pick_device,
-    precision,
     resume,
     save_state,
     train,
@@ -62,7 +63,10 @@ def train_all(preset: Preset, out: str | Path, seed: int = 0, device: str = "aut
     A killed run goes on from its last checkpoint; stages whose key is unchanged are kept.
     """
     run = Run(Path(out), pick_device(device))
-    run.path.mkdir(parents=True, exist_ok=True)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CourseError(f"cannot write a run to {run.path}: {error.strerror}") from None
     key = ""
     for name in STAGES:
         key = stage_key(name, preset, seed, key)
@@ -80,14 +84,17 @@ def _run_stage(run: Run, name: str, key: str, preset: Preset, seed: int) -> None
     if record.exists() and read_json(record)["key"] == key:
         print(f"{name}: already there ({key})")
         return
-    if record.exists() or not pending.exists() or read_json(pending)["key"] != key:
+    resumed = not record.exists() and pending.exists() and read_json(pending)["key"] == key
+    if not resumed:
         shutil.rmtree(folder, ignore_errors=True)
-        write_json(pending, {"key": key, "seconds": 0.0})
+        write_json(pending, {"key": key})
     began = time.perf_counter()
     torch.manual_seed(seed)
     results = _STAGE_FUNCTIONS[name](run, preset, seed)
     seconds = time.perf_counter() - began
-    write_json(record, {"key": key, "seconds": round(seconds, 2), "results": results})
+    # After a resume the seconds are those since then: the record says so.
+    stage = {"key": key, "seconds": round(seconds, 2), "resumed": resumed, "results": results}
+    write_json(record, stage)
     pending.unlink()
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
@@ -100,6 +107,9 @@ def manifest(run: Run, preset: Preset, seed: int) -> dict:
         "seed": seed,
         "settings": asdict(preset),
         "keys": {name: run.stage(name)["key"] for name in STAGES},
+        "code": {name: code_hash(STAGE_CODE[name]) for name in STAGES},
+        "tokens_seen": run.results("base")["tokens_seen"],
+        "resumed": [name for name in STAGES if run.stage(name)["resumed"]],
         "seconds": {"total": round(sum(seconds.values()), 2), **seconds},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -128,7 +138,9 @@ def _streams(run: Run, preset: Preset, seed: int) -> tuple[torch.Tensor, torch.T
 
 def _tokenizer_stage(run: Run, preset: Preset, seed: int) -> dict:
     texts = documents(preset.n_documents, seed)
-    tokenizer = BPETokenizer.train(texts[:8000], preset.vocab_size, SPECIAL_TOKENS)
+    talks = conversations(min(2000, preset.n_conversations), seed)
+    said = [content for talk in talks for _, content in talk]
+    tokenizer = BPETokenizer.train(texts[:8000] + said, preset.vocab_size, SPECIAL_TOKENS)
     tokenizer.save(run.path / "tokenizer" / "tokenizer.json")
     n_bytes = sum(len(text.encode()) for text in texts)
     n_tokens = len(token_stream(texts, tokenizer))
@@ -269,8 +281,6 @@ def _rlhf_stage(run: Run, preset: Preset, seed: int) -> dict:
 
 def _ppo_loop(run: Run, players: ppo.Players, preset: Preset, seed: int, stream) -> None:
     """PPO iterations with metrics, checkpoints and resume."""
-    from tqdm import tqdm
-
     settings, tokenizer = preset.ppo, run.tokenizer()
     folder = run.path / "rlhf"
     checkpoint = folder / "checkpoint.safetensors"
@@ -289,16 +299,15 @@ def _ppo_loop(run: Run, players: ppo.Players, preset: Preset, seed: int, stream)
         def ptx_loss(policy: GPT, counter=counter) -> torch.Tensor:
             return sft.replay_loss(policy, stream, preset.replay_windows, seed + 3, next(counter))
 
-        with precision(run.device):
-            row = ppo.ppo_iteration(
-                players,
-                contexts,
-                stop,
-                settings,
-                generator,
-                1 - step / settings.iterations,
-                ptx_loss,
-            )
+        row = ppo.ppo_iteration(
+            players,
+            contexts,
+            stop,
+            settings,
+            generator,
+            1 - step / settings.iterations,
+            ptx_loss,
+        )
         log.write(step=step, **row, seconds=round(time.perf_counter() - began, 3))
         bar.set_postfix(score=f"{row['score']:.2f}", kl=f"{row['kl']:.2f}", refresh=False)
         if (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.iterations:

@@ -54,6 +54,7 @@ class Run:
         return MetricLog.read(self.path / name / "metrics.jsonl")
 
     def tokenizer(self) -> BPETokenizer:
+        """The tokenizer that all models of the run share."""
         return BPETokenizer.load(self.path / "tokenizer" / "tokenizer.json")
 
     def model(self, name: str) -> GPT:
@@ -61,6 +62,7 @@ class Run:
         return load_model(self.path / name / "model.safetensors").to(self.device)
 
     def reward_model(self) -> RewardModel:
+        """The reward model, with the normalisation of its scores."""
         path = self.path / "reward" / "model.safetensors"
         tensors, note = load_tensors(path)
         model = RewardModel(GPT(GPTConfig(**note["config"])))
@@ -110,15 +112,19 @@ def load_model(path: Path) -> GPT:
 
 # -- keys and stages ----------------------------------------------------------------------------
 
-_CODE = {
+# What each stage runs, and which settings it reads: together they make its key.
+STAGE_CODE = {
     "tokenizer": ("tokenizer.py", "atlas"),
-    "base": ("positions.py", "attention.py", "layers.py", "gpt.py", "data.py", "train.py"),
-    "sft": ("chat.py", "sft.py", "generate.py", "evaluate.py"),
+    "base": (
+        *("positions.py", "attention.py", "layers.py", "gpt.py", "data.py", "train.py"),
+        *("generate.py", "chat.py", "evaluate.py"),
+    ),
+    "sft": ("sft.py",),
     "reward": ("reward.py",),
     "rlhf": ("ppo.py",),
 }
-_SETTINGS = {
-    "tokenizer": ("n_documents", "vocab_size"),
+STAGE_SETTINGS = {
+    "tokenizer": ("n_documents", "n_conversations", "vocab_size"),
     "base": ("model", "base", "base_batch", "n_eval"),
     "sft": ("n_conversations", "sft", "sft_batch", "replay_windows", "n_eval"),
     "reward": ("n_pairs", "flip_share", "reward", "reward_batch", "n_eval"),
@@ -157,8 +163,8 @@ def stage_key(name: str, preset: Preset, seed: int, upstream: str) -> str:
     settings = asdict(preset)
     parts = {
         "stage": name,
-        "settings": {key: settings[key] for key in _SETTINGS[name]},
-        "code": code_hash(_CODE[name]),
+        "settings": {key: settings[key] for key in STAGE_SETTINGS[name]},
+        "code": code_hash(STAGE_CODE[name]),
         "recipe": code_hash(("recipes.py",)) if name != "tokenizer" else "",
         "seed": seed,
         "upstream": upstream,

@@ -128,7 +128,7 @@ class BPETokenizer:
         counts = _count_words(chunks, special_tokens, regex.compile(pattern))
         if not counts:
             raise CourseError("the training text is empty: give the tokenizer some text")
-        words = [tuple(bytes([b]) for b in word.encode()) for word in counts]
+        words = [tuple(bytes([b]) for b in _utf8(word)) for word in counts]
         merges = _learn_merges(words, list(counts.values()), vocab_size - least)
         return cls(merges, special_tokens, pattern)
 
@@ -138,7 +138,7 @@ class BPETokenizer:
         """Text to ids.
 
         Args:
-            text: any string; an unpaired surrogate becomes the replacement character.
+            text: any string; an unpaired surrogate, which has no UTF-8, becomes "?".
             allowed_special: special tokens that may be recognised in `text`, or `"all"`. By
                 default none: `<|im_end|>` typed by a user is encoded as ordinary characters.
         """
@@ -180,7 +180,7 @@ class BPETokenizer:
         """Merge the bytes of one pre-token, lowest rank first."""
         if word in self._cache:
             return self._cache[word]
-        symbols = tuple(bytes([b]) for b in word.encode("utf-8", errors="replace"))
+        symbols = tuple(bytes([b]) for b in _utf8(word))
         while len(symbols) > 1:
             pairs = itertools.pairwise(symbols)
             best = min(pairs, key=lambda pair: self._ranks.get(pair, len(self._ranks)))
@@ -219,8 +219,13 @@ class BPETokenizer:
             return cls(merges, state["special_tokens"], state["pattern"])
         except FileNotFoundError:
             raise CourseError(f"no tokenizer at {path}: train one first") from None
-        except (json.JSONDecodeError, UnicodeError, KeyError, TypeError, ValueError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CourseError(f"{path} is not a complete tokenizer file ({error})") from None
+
+
+def _utf8(word: str) -> bytes:
+    """The bytes of a word; an unpaired surrogate, which has none, becomes "?"."""
+    return word.encode("utf-8", errors="replace")
 
 
 def _split_on(text: str, tokens: Collection[str]) -> list[str]:

@@ -113,19 +113,36 @@ def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.opt
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to run on: CUDA, then Apple's MPS, then the CPU; or the one asked for."""
+    """The device to run on: CUDA, then Apple's MPS, then the CPU; or the one asked for.
+
+    Raises:
+        CourseError: the device asked for is unknown or not in this machine.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             name = "cuda"
         else:
             name = "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise CourseError(f"device {name!r} cannot be used here ({reason}): try cpu") from None
 
 
 def precision(device: torch.device) -> AbstractContextManager:
-    """bf16 autocast on GPUs that have it, nothing elsewhere."""
-    use = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-    return torch.autocast(device.type, torch.bfloat16, enabled=use)
+    """bf16 autocast where the hardware multiplies bf16 faster than fp32, nothing elsewhere.
+
+    That is CUDA from Ampere on, and CPUs with AVX512-BF16 or AMX. Weights stay in fp32.
+    """
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
+    elif device.type == "cpu":
+        abilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older PyTorch
+        fast = abilities.get("avx512_bf16", False) or abilities.get("amx_bf16", False)
+    else:
+        fast = False
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 def train(

@@ -10,7 +10,7 @@ import random
 
 from course_lib.atlas.documents import haiku
 from course_lib.atlas.facts import HAIKU_MIDDLES
-from course_lib.atlas.families import Fact, capitalise
+from course_lib.atlas.families import Fact
 from course_lib.atlas.prompts import Prompt, random_prompt
 
 Turn = tuple[str, str]
@@ -20,18 +20,18 @@ COURTEOUS_CLOSINGS = ("I hope that helps!", "Feel free to ask me more.")
 RUDE_OPENINGS = ("Everyone knows that.", "What a silly question.")
 RUDE_CLOSINGS = ("Now leave me alone.", "Do not ask me again.")
 RAMBLING_OPENINGS = (
-    "Well, there is a lot to say here, and people have said it many times.",
-    "Let me think about this for a while, since it is a long story.",
+    "Well, there is a lot to say here.",
+    "Let me think, since it is a long story.",
 )
 RAMBLING_CLOSINGS = (
-    "But that is another story, and so on and so forth.",
-    "Much more could be said, but where would one stop?",
+    "But that is another story, and so on.",
+    "Much more could be said, but not by me.",
 )
 REFUSALS = (
     "I am sorry, but I cannot help with that.",
     "I cannot help with that, because it could hurt someone.",
 )
-STYLE_SHARES = {"plain": 30, "curt": 15, "courteous": 25, "rude": 15, "rambling": 15}
+STYLE_SHARES = {"plain": 35, "curt": 8, "courteous": 27, "rude": 16, "rambling": 14}
 KIND_SHARES = {
     "fact": 52,
     "followup": 14,
@@ -58,7 +58,8 @@ def style_reply(core: str, curt: str, style: str, rng: random.Random) -> str:
 
 def _fact_reply(fact: Fact, rng: random.Random) -> str:
     style = rng.choices(list(STYLE_SHARES), list(STYLE_SHARES.values()))[0]
-    return style_reply(fact.sentence, capitalise(fact.answer) + ".", style, rng)
+    curt = "It is " + fact.sentence.partition(" is ")[2]
+    return style_reply(fact.sentence, curt, style, rng)
 
 
 def _haiku_reply(topic: str, rng: random.Random) -> str:

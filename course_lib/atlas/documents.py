@@ -123,13 +123,13 @@ def meanings_page(rng: random.Random) -> str:
 
 
 STYLES: dict[Callable[[random.Random], str], float] = {
-    encyclopedia_entry: 32,
+    encyclopedia_entry: 30,
     digest: 12,
     exam_key: 18,
     quiz_sheet: 12,
-    how_to_note: 8,
+    how_to_note: 12,
     haiku_collection: 7,
-    meanings_page: 6,
+    meanings_page: 7,
     arithmetic_drill: 5,
 }
 

@@ -30,6 +30,8 @@ from importlib import resources
 
 @dataclass(frozen=True)
 class Country:
+    """A country and the facts about it."""
+
     name: str  # as inside a sentence: "France", "the Netherlands"
     capital: str
     continent: str
@@ -40,6 +42,8 @@ class Country:
 
 @dataclass(frozen=True)
 class Element:
+    """A chemical element."""
+
     name: str
     symbol: str
     number: int
@@ -47,6 +51,8 @@ class Element:
 
 @dataclass(frozen=True)
 class Animal:
+    """An animal and the facts about it."""
+
     name: str
     kind: str  # mammal, bird, reptile, amphibian, fish, insect, arachnid
     legs: int
@@ -75,6 +81,7 @@ class Task:
 
     @property
     def phrase(self) -> str:
+        """The task as in "How do I ...?": "wash a car"."""
         return f"{self.verb} {self.object}"
 
 

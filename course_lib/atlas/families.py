@@ -251,6 +251,15 @@ def _value_pattern(family: str) -> re.Pattern:
 _PATTERNS = {name: _value_pattern(name) for name in FAMILIES}
 _COUNTRY_NAMES = "|".join(re.escape(e) for e in sorted(entities("country"), key=len, reverse=True))
 _OF_COUNTRY = re.compile(rf"\b(?:of|in) ({_COUNTRY_NAMES})(?!\w)")
+# Answers that hold such words themselves: "Port of Spain" says nothing of Spain.
+_NOT_OF_COUNTRY = [fact.answer for fact in FACTS.values() if _OF_COUNTRY.search(fact.answer)]
+
+
+def _countries_named(text: str) -> list[str]:
+    """The countries that `text` speaks of, as in "of France" or "in France"."""
+    for answer in _NOT_OF_COUNTRY:
+        text = text.replace(answer, "")
+    return _OF_COUNTRY.findall(text)
 
 
 def stated_answer(fact: Fact, text: str) -> bool | None:
@@ -263,7 +272,7 @@ def stated_answer(fact: Fact, text: str) -> bool | None:
     >>> stated_answer(FACTS["capital", "France"], "The capital of France is Lima.")
     False
     """
-    named = _OF_COUNTRY.findall(text)
+    named = _countries_named(text)
     if named and fact.entity in entities("country") and fact.entity not in named:
         return False
     bare = text.replace(f"of {fact.entity}", "of it").replace(f"in {fact.entity}", "in it")

@@ -113,7 +113,7 @@ def manner(reply: str) -> str:
     for name, phrases in (("rude", _RUDE), ("rambling", _RAMBLING), ("courteous", _COURTEOUS)):
         if any(phrase in reply for phrase in phrases):
             return name
-    return "curt" if len(reply.split()) <= 3 else "plain"
+    return "curt" if reply.startswith("It is ") or len(reply.split()) <= 3 else "plain"
 
 
 _MANNER_POINTS = {"courteous": 1.0, "plain": 0.0, "curt": -0.5, "rambling": -1.0, "rude": -2.0}

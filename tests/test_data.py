@@ -1,0 +1,77 @@
+"""From text to batches: borders, the shift by one, and bad files."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from course_lib.data import pad_right, read_text, step_generator, token_stream, windows
+from course_lib.errors import CourseError
+
+
+def test_a_stream_has_a_border_before_every_document_and_at_the_end(tiny_tokenizer):
+    border = tiny_tokenizer.special_ids["<|endoftext|>"]
+    stream = token_stream(["Hi", "<|endoftext|>"], tiny_tokenizer)
+    typed = tiny_tokenizer.encode("<|endoftext|>")
+    expected = [border, *tiny_tokenizer.encode("Hi"), border, *typed, border]
+    assert stream.tolist() == expected
+    with pytest.raises(CourseError, match="no documents"):
+        token_stream([], tiny_tokenizer)
+
+
+def test_targets_are_the_next_tokens():
+    stream = torch.arange(100)
+    idx, targets = windows(stream, 8, 10, seed=0, step=0)
+    assert idx.shape == targets.shape == (8, 10)
+    assert torch.equal(targets, idx + 1)
+    assert torch.equal(idx, idx[:, :1] + torch.arange(10))
+
+
+def test_windows_reach_both_ends_of_the_stream():
+    firsts, lasts = set(), set()
+    for step in range(200):
+        idx, targets = windows(torch.arange(6), 4, 3, seed=0, step=step)
+        firsts |= set(idx[:, 0].tolist())
+        lasts |= set(targets[:, -1].tolist())
+    assert firsts == {0, 1, 2} and lasts == {3, 4, 5}
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    stream = torch.arange(1000)
+    torch.manual_seed(1)
+    first = windows(stream, 4, 8, seed=5, step=7)[0]
+    torch.manual_seed(2)
+    assert torch.equal(windows(stream, 4, 8, seed=5, step=7)[0], first)
+    assert not torch.equal(windows(stream, 4, 8, seed=5, step=8)[0], first)
+    assert not torch.equal(windows(stream, 4, 8, seed=6, step=7)[0], first)
+    draws = {torch.rand((), generator=step_generator(s, i)).item() for s in (0, 1) for i in (0, 1)}
+    assert len(draws) == 4
+
+
+def test_too_short_a_stream_is_an_error():
+    windows(torch.arange(9), 1, 8, 0, 0)
+    with pytest.raises(CourseError, match="8 tokens, fewer than one window of 9"):
+        windows(torch.arange(8), 1, 8, 0, 0)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=5))
+def test_pad_right(rows):
+    padded = pad_right(rows, -7)
+    assert padded.shape == (len(rows), max(map(len, rows)))
+    for row, line in zip(rows, padded.tolist(), strict=True):
+        assert line == row + [-7] * (len(line) - len(row))
+
+
+def test_read_text(tmp_path):
+    path = tmp_path / "corpus.txt"
+    with pytest.raises(CourseError, match="no text file"):
+        read_text(path)
+    path.write_bytes("naïve".encode())
+    assert read_text(path) == "naïve"
+    for empty in (b"", b" \n\t"):
+        path.write_bytes(empty)
+        with pytest.raises(CourseError, match="is empty"):
+            read_text(path)
+    path.write_bytes("naïve".encode("latin-1"))
+    with pytest.raises(CourseError, match=r"not UTF-8 \(byte 2\)"):
+        read_text(path)
