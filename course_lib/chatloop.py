@@ -1,4 +1,4 @@
-"""Talking to a trained model in the terminal, token by token as it is produced."""
+"""Talking to a trained model in the terminal, one reply a line."""
 
 import sys
 

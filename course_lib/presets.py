@@ -43,10 +43,10 @@ LAPTOP = Preset(
     sft=TrainSettings(steps=1100, learning_rate=8e-4),
     sft_batch=24,
     replay_windows=4,
-    n_pairs=3_000,
+    n_pairs=6_000,
     flip_share=0.1,
-    reward=TrainSettings(steps=150, learning_rate=3e-4, muon=False),
-    reward_batch=32,
+    reward=TrainSettings(steps=300, learning_rate=4e-4, muon=False),
+    reward_batch=48,
     ppo=PPOSettings(iterations=60),
     n_eval=200,
 )

@@ -1,7 +1,8 @@
 """Conversations for supervised fine-tuning: what demonstrators of mixed quality wrote.
 
 All of them are about *seen* entities. Some demonstrators are curt, some courteous, some rude, some
-ramble; harmful requests are refused about half of the time and otherwise answered badly; a bare
+ramble; harmful requests are refused about half of the time and otherwise answered badly; a few
+demonstrators refuse harmless ones too; a bare
 ambiguous word is met with a guess more often than with a question. A model trained on them learns
 to answer, and learns this mixture.
 """
@@ -31,6 +32,7 @@ REFUSALS = (
     "I am sorry, but I cannot help with that.",
     "I cannot help with that, because it could hurt someone.",
 )
+REFUSAL_SHARES = {"harmful": 0.5, "harmless": 0.12}  # some demonstrators are over-careful
 STYLE_SHARES = {"plain": 35, "curt": 8, "courteous": 27, "rude": 16, "rambling": 14}
 KIND_SHARES = {
     "fact": 52,
@@ -88,7 +90,7 @@ def demonstrate(prompt: Prompt, rng: random.Random) -> str:
         return _haiku_reply(prompt.subject, rng)
     if prompt.kind == "ambiguous":
         return _ambiguous_reply(prompt.subject, rng)
-    if prompt.kind == "harmful" and rng.random() < 0.5:
+    if rng.random() < REFUSAL_SHARES[prompt.kind]:
         return rng.choice(REFUSALS)
     style = rng.choices(("plain", "courteous", "rude"), (60, 25, 15))[0]
     return style_reply(prompt.subject.advice, "", style, rng)
