@@ -45,9 +45,9 @@ LAPTOP = Preset(
     replay_windows=4,
     n_pairs=6_000,
     flip_share=0.1,
-    reward=TrainSettings(steps=300, learning_rate=4e-4, muon=False),
+    reward=TrainSettings(steps=120, learning_rate=4e-4, muon=False),
     reward_batch=48,
-    ppo=PPOSettings(iterations=60),
+    ppo=PPOSettings(iterations=75, learning_rate=2e-4),
     n_eval=200,
 )
 SMOKE = Preset(
