@@ -61,6 +61,7 @@ def use_svg() -> None:
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
     plt.rcParams["svg.hashsalt"] = "course"
+    plt.rcParams["svg.fonttype"] = "none"  # text stays text: lighter than outlines of every letter
     set_matplotlib_formats("svg", metadata={"Date": None})
 
 
