@@ -128,8 +128,10 @@ class BPETokenizer:
         counts = _count_words(chunks, special_tokens, regex.compile(pattern))
         if not counts:
             raise CourseError("the training text is empty: give the tokenizer some text")
-        words = [tuple(bytes([b]) for b in _utf8(word)) for word in counts]
-        merges = _learn_merges(words, list(counts.values()), vocab_size - least)
+        words: Counter[tuple[bytes, ...]] = Counter()
+        for word, n in counts.items():
+            words[tuple(bytes([b]) for b in _utf8(word))] += n
+        merges = _learn_merges(words, vocab_size - least)
         return cls(merges, special_tokens, pattern)
 
     # -- encoding and decoding ----------------------------------------------------------------
@@ -249,16 +251,16 @@ def _count_words(
     return counts
 
 
-def _learn_merges(words: list[tuple[bytes, ...]], freqs: list[int], n_merges: int) -> list[Pair]:
+def _learn_merges(counted: Counter[tuple[bytes, ...]], n_merges: int) -> list[Pair]:
     """The training loop: the most frequent pair, `n_merges` times.
 
     `counts` and `where` are kept up to date, so that one merge costs only the words it touches.
     """
-    counts: Counter[Pair] = Counter()
+    words, freqs = list(counted), list(counted.values())
+    counts = count_pairs(counted)
     where: dict[Pair, set[int]] = defaultdict(set)
     for i, word in enumerate(words):
         for pair in itertools.pairwise(word):
-            counts[pair] += freqs[i]
             where[pair].add(i)
     merges: list[Pair] = []
     while len(merges) < n_merges and counts:
