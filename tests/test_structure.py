@@ -12,8 +12,9 @@ LIBRARY = ROOT / "course_lib"
 # A file may import only what stands before it.
 ORDER = (
     *("errors", "files", "tokenizer", "positions", "attention", "layers", "gpt"),
-    *("atlas", "data", "train", "generate", "chat", "evaluate", "sft", "reward", "ppo"),
-    *("presets", "runs", "recipes", "chatloop", "plots", "widgets", "__main__"),
+    *("sizing", "interop", "atlas", "data", "optim", "train", "generate", "chat"),
+    *("evaluate", "sft", "reward", "ppo", "grpo", "dpo", "lora", "presets", "runs", "recipes"),
+    *("chatloop", "studies", "plots", "widgets", "checks", "__main__"),
 )
 ATLAS_ORDER = ("syllables", "facts", "families", "documents", "prompts", "conversations", "judge")
 CORE = ORDER[: ORDER.index("plots")]
