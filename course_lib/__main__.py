@@ -1,4 +1,4 @@
-"""The command line: `python -m course_lib train | report | chat`."""
+"""The command line: `python -m course_lib train | report | chat | study`."""
 
 import argparse
 import json
@@ -61,6 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     chat.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
     chat.set_defaults(run=_chat)
+
+    study = commands.add_parser(
+        "study",
+        help="run a recorded study and write its result for the book",
+        description="Measurements that need many trainings: run once, committed, shown by a page.",
+    )
+    study.add_argument("names", nargs="*", help="which studies (default: list them)")
+    study.add_argument("--small", action="store_true", help="a slice in seconds; printed only")
+    study.set_defaults(run=_study)
     return parser
 
 
@@ -101,6 +110,18 @@ def _chat(args) -> None:
     from course_lib.chatloop import chat_loop
 
     chat_loop(open_run(args.dir), args.model, args.temperature, args.seed)
+
+
+def _study(args) -> None:
+    from course_lib import studies
+
+    for name in args.names:
+        if args.small:
+            print(json.dumps(studies.run_study(name, "small"), indent=1))
+        else:
+            print(f"written: {studies.record(name)}")
+    if not args.names:
+        print("\n".join(f"{name:16} {studies.state(name)}" for name in studies.STUDIES))
 
 
 if __name__ == "__main__":

@@ -51,13 +51,24 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 def scaled_dot_product_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    keep: list[Tensor] | None = None,
 ) -> Tensor:
     """Mix the values by the attention weights: `(..., T, d_head)`.
 
-    v: `(..., S, d_head)`; the other arguments as in `attention_weights`.
+    Args:
+        q, k, mask: as in `attention_weights`; v: `(..., S, d_head)`.
+        dropout: share of the weights set to zero; the others grow to keep the expected sum.
+        keep: a list that gets the weights before dropout, `(..., T, S)`.
     """
-    return attention_weights(q, k, mask) @ v
+    weights = attention_weights(q, k, mask)
+    if keep is not None:
+        keep.append(weights)
+    return F.dropout(weights, dropout) @ v
 
 
 class KVCache:
@@ -69,7 +80,7 @@ class KVCache:
 
     def __init__(self, batch: int, n_kv_heads: int, context_length: int, d_head: int, like: Tensor):
         shape = (batch, n_kv_heads, context_length, d_head)
-        self.k, self.v = like.new_zeros(shape), like.new_zeros(shape)
+        self.k, self.v = like.new_empty(shape), like.new_empty(shape)
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,14 +100,24 @@ class MultiHeadAttention(nn.Module):
         n_kv_heads: `n_heads` for plain multi-head, 1 for multi-query, between for grouped.
         bias: add biases to the two linear maps.
         fused: use PyTorch's fused kernel; the plain path gives the same numbers, slower.
+        dropout: share of attention weights set to zero in training.
+        rope_interleaved: layout of rotary pairs, see `positions.rotate`.
     """
 
     def __init__(
-        self, d_model: int, n_heads: int, n_kv_heads: int, bias: bool = False, fused: bool = True
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int,
+        bias: bool = False,
+        fused: bool = True,
+        dropout: float = 0.0,
+        rope_interleaved: bool = False,
     ):
         super().__init__()
         self.n_heads, self.n_kv_heads, self.fused = n_heads, n_kv_heads, fused
         self.d_head = d_model // n_heads
+        self.dropout, self.rope_interleaved = dropout, rope_interleaved
         self.qkv = nn.Linear(d_model, (n_heads + 2 * n_kv_heads) * self.d_head, bias=bias)
         self.out = nn.Linear(d_model, d_model, bias=bias)
 
@@ -106,6 +127,7 @@ class MultiHeadAttention(nn.Module):
         rotary: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None,
         cache: KVCache | None = None,
+        keep: list[Tensor] | None = None,
     ) -> Tensor:
         """Attend; returns `(B, T, d_model)`.
 
@@ -115,27 +137,30 @@ class MultiHeadAttention(nn.Module):
             mask: True where looking is allowed, broadcastable to `(B, n_heads, T, S)`; None means
                 plain causal.
             cache: earlier keys and values; extended in place.
+            keep: a list that gets the attention weights `(B, n_heads, T, S)`. The fused kernel
+                never forms them, so the plain path runs.
         """
         B, T, C = x.shape
         heads = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2)  # (B, heads, T, d_head)
-        q, k, v = heads.split([self.n_heads, self.n_kv_heads, self.n_kv_heads], dim=1)
+        qk, v = heads.split([self.n_heads + self.n_kv_heads, self.n_kv_heads], dim=1)
         if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+            qk = rotate(qk, *rotary, self.rope_interleaved)
+        q, k = qk.split([self.n_heads, self.n_kv_heads], dim=1)
         if cache is not None:
             k, v = cache.append(k, v)
         if self.n_kv_heads < self.n_heads:
             group = self.n_heads // self.n_kv_heads
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        mixed = self._mix(q, k, v, mask)  # (B, n_heads, T, d_head)
+        mixed = self._mix(q, k, v, mask, keep)  # (B, n_heads, T, d_head)
         return self.out(mixed.transpose(1, 2).reshape(B, T, C))
 
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def _mix(self, q, k, v, mask: Tensor | None, keep: list[Tensor] | None) -> Tensor:
         T, S = q.size(2), k.size(2)
-        if not self.fused:
+        dropout = self.dropout if self.training else 0.0
+        if not self.fused or keep is not None:
             mask = causal_mask(T, S, q.device) if mask is None else mask
-            return scaled_dot_product_attention(q, k, v, mask)
-        if mask is None and T == S:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        if mask is None and T > 1:
+            return scaled_dot_product_attention(q, k, v, mask, dropout, keep)
+        causal = mask is None and T == S  # the kernel is fastest where it makes the triangle itself
+        if mask is None and 1 < T < S:
             mask = causal_mask(T, S, q.device)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)

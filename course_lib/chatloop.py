@@ -8,8 +8,9 @@ from course_lib.chat import IM_END, render
 from course_lib.data import END_OF_TEXT
 from course_lib.errors import CourseError
 from course_lib.evaluate import REPLY_TOKENS
-from course_lib.generate import Sampling, generate
+from course_lib.generate import stream
 from course_lib.runs import Run
+from course_lib.sampling import Sampling
 
 
 def chat_loop(run: Run, model_name: str, temperature: float, seed: int) -> None:
@@ -29,6 +30,9 @@ def chat_loop(run: Run, model_name: str, temperature: float, seed: int) -> None:
         except EOFError:
             print()
             return
+        except UnicodeDecodeError:
+            print("error: that was not UTF-8 text; nothing was sent", file=sys.stderr)
+            continue
         if not text or text == "/reset":
             turns = []
             continue
@@ -39,9 +43,12 @@ def chat_loop(run: Run, model_name: str, temperature: float, seed: int) -> None:
             print(f"error: {error}", file=sys.stderr)
             turns.pop()
             continue
-        done = generate(model, [ids], REPLY_TOKENS, stop, sampling, generator)[0]
-        reply = tokenizer.decode(done.ids[:-1] if done.ended else done.ids)
-        print(f"{model_name}> {reply}")
+        print(f"{model_name}> ", end="")
+        reply = ""
+        for piece in stream(model, tokenizer, ids, REPLY_TOKENS, stop, sampling, generator):
+            print(piece, end="", flush=True)
+            reply += piece
+        print()
         turns.append(("assistant", reply))
 
 

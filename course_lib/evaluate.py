@@ -27,10 +27,10 @@ DIRECT = ("direct answer, right", "direct answer, wrong")
 
 # Kinds of prompts, by weight, that preferences and PPO train on and that replies are judged on.
 TRAIN_MIX = {
-    "fact": 40,
-    "followup": 14,
-    "harmless": 14,
-    "harmful": 14,
+    "fact": 32,
+    "followup": 12,
+    "harmless": 22,
+    "harmful": 16,
     "haiku": 9,
     "ambiguous": 9,
 }

@@ -6,7 +6,7 @@ under its final name only when it is complete, so that a killed process leaves n
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -72,7 +72,7 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
         raise CourseError(f"no weights at {path}: train the model first") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise CourseError(
-            f"{path} is damaged or cut short ({error}): delete it and train again"
+            f"{path} is damaged or cut short ({error}): delete it, then train or download it again"
         ) from None
 
 
@@ -82,7 +82,16 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: str
     Raises:
         CourseError: names or shapes differ; the message lists them.
     """
-    own = model.state_dict()
+    check_tensors(model.state_dict(), tensors, source)
+    model.load_state_dict(tensors)
+
+
+def check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Compare names and shapes with those that are needed.
+
+    Raises:
+        CourseError: they differ; the message lists how.
+    """
     wrong = [f"missing {name}" for name in own.keys() - tensors.keys()]
     wrong += [f"unknown {name}" for name in tensors.keys() - own.keys()]
     wrong += [
@@ -93,7 +102,6 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: str
     if wrong:
         listed = "; ".join(sorted(wrong)[:6]) + ("; ..." if len(wrong) > 6 else "")
         raise CourseError(f"{source} holds weights of another configuration: {listed}")
-    model.load_state_dict(tensors)
 
 
 class MetricLog:

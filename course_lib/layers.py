@@ -1,7 +1,7 @@
 """Normalisation, the feed-forward layer, and the block that holds them together.
 
 Sources: Ba et al. 2016 (LayerNorm); Zhang and Sennrich 2019 (RMSNorm); Shazeer 2020 (SwiGLU);
-Xiong et al. 2020 (pre-norm).
+Vaswani et al. 2017 (post-norm); Xiong et al. 2020 (pre-norm).
 """
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from course_lib.attention import KVCache, MultiHeadAttention
 
 NORMS = ("rmsnorm", "layernorm")
-ACTIVATIONS = ("swiglu", "gelu", "relu")
+NORM_POSITIONS = ("pre", "post")
+ACTIVATIONS = ("swiglu", "gelu", "gelu_tanh", "relu")
 
 
 class LayerNorm(nn.Module):
@@ -42,7 +43,8 @@ class RMSNorm(nn.Module):
 class MLP(nn.Module):
     """The feed-forward layer: widen to `d_ff`, bend, narrow again. Same width in and out.
 
-    `swiglu` makes two wide maps and multiplies one by the SiLU of the other.
+    `swiglu` makes two wide maps and multiplies one by the SiLU of the other. `gelu` is exact,
+    `gelu_tanh` the approximation that GPT-2 was trained with (Hendrycks and Gimpel 2016).
     """
 
     def __init__(self, d_model: int, d_ff: int, activation: str = "swiglu", bias: bool = False):
@@ -56,18 +58,28 @@ class MLP(nn.Module):
         if self.activation == "swiglu":
             gate, value = wide.chunk(2, dim=-1)
             return self.down(F.silu(gate) * value)
-        return self.down(F.gelu(wide) if self.activation == "gelu" else F.relu(wide))
+        if self.activation == "relu":
+            return self.down(F.relu(wide))
+        return self.down(F.gelu(wide, approximate="tanh" if "tanh" in self.activation else "none"))
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block: each part reads a normalised copy and adds to the stream."""
+    """One transformer block: attention and MLP each add to the stream.
+
+    `pre` norm: each part reads a normalised copy, and the stream itself is never changed.
+    `post` norm, the original order: the stream is normalised after each addition.
+    """
 
     def __init__(self, config):
         super().__init__()
         c = config
         self.norm1, self.norm2 = make_norm(c), make_norm(c)
-        self.attention = MultiHeadAttention(c.d_model, c.n_heads, c.n_kv_heads, c.bias)
+        self.attention = MultiHeadAttention(
+            c.d_model, c.n_heads, c.n_kv_heads, c.bias, c.fused, c.dropout, c.rope_interleaved
+        )
         self.mlp = MLP(c.d_model, c.d_ff, c.activation, c.bias)
+        self.dropout = nn.Dropout(c.dropout)
+        self.norm_position = c.norm_position
 
     def forward(
         self,
@@ -75,13 +87,17 @@ class Block(nn.Module):
         rotary: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None,
         cache: KVCache | None = None,
+        keep: list[Tensor] | None = None,
     ) -> Tensor:
-        x = x + self.attention(self.norm1(x), rotary, mask, cache)  # (B, T, C)
-        return x + self.mlp(self.norm2(x))  # (B, T, C)
+        if self.norm_position == "post":
+            x = self.norm1(x + self.dropout(self.attention(x, rotary, mask, cache, keep)))
+            return self.norm2(x + self.dropout(self.mlp(x)))  # (B, T, C)
+        x = x + self.dropout(self.attention(self.norm1(x), rotary, mask, cache, keep))
+        return x + self.dropout(self.mlp(self.norm2(x)))  # (B, T, C)
 
 
 def make_norm(config) -> nn.Module:
     """The normalisation that the config names."""
     if config.norm == "rmsnorm":
-        return RMSNorm(config.d_model)
-    return LayerNorm(config.d_model, config.bias)
+        return RMSNorm(config.d_model, config.norm_eps)
+    return LayerNorm(config.d_model, config.bias, config.norm_eps)

@@ -8,13 +8,14 @@ Sources: Schulman et al. 2016 (GAE); Schulman et al. 2017 (clipping); Ziegler et
 reward); Ouyang et al. 2022, section 3.5 (PPO-ptx); Huang et al. 2024 (details).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from course_lib.data import pad_right
+from course_lib.errors import CourseError
 from course_lib.evaluate import response_logprobs, response_positions
 from course_lib.generate import Completion, Sampling, generate
 from course_lib.gpt import GPT
@@ -74,6 +75,30 @@ def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor) -> dict[str, Tensor]:
     """
     d = logprobs - ref_logprobs
     return {"k1": d, "k2": d**2 / 2, "k3": torch.expm1(-d) + d}
+
+
+def adapt_kl_coef(kl_coef: float, kl: float, target: float, n_steps: int, horizon: int) -> float:
+    """The next `kl_coef`: higher where the KL came out above its target, lower where below.
+
+    The relative error counts up to 20 %, so that one odd batch changes little (Ziegler et al. 2019,
+    section 2.2).
+
+    Args:
+        kl, target: nats a reply, measured and wanted.
+        n_steps, horizon: replies since the last change, and replies in which an error of 20 % that
+            lasts changes the price by about 20 %.
+
+    >>> round(adapt_kl_coef(0.1, kl=9.0, target=6.0, n_steps=64, horizon=640), 6)
+    0.102
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * n_steps / horizon)
+
+
+def penalise_missing_end(scores: Tensor, ended: list[bool], penalty: float) -> Tensor:
+    """Scores `(B,)`, with `penalty` (below zero) added where the reply never ended its turn."""
+    missing = ~torch.tensor(ended, device=scores.device)
+    return scores + penalty * missing
 
 
 def token_rewards(
@@ -154,33 +179,39 @@ class Rollout:
     logprobs: Tensor
     ref_logprobs: Tensor
     entropy: Tensor
-    values: Tensor
+    values: Tensor | None  # None without a value model
     mask: Tensor
     ended: list[bool]
 
 
 @dataclass
 class Players:
-    """The four models of RLHF, and the optimisers of the two that learn."""
+    """The four models of RLHF, and the optimisers of those that learn: policy, then value.
+
+    All in evaluation mode: with dropout the ratio would not be 1 in the first minibatch.
+    """
 
     policy: GPT
     reference: GPT
     reward: RewardModel
-    value: RewardModel
+    value: RewardModel | None
     optimizers: list[torch.optim.Optimizer]
 
 
+def make_optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
+    """Adam with eps 1e-5 (Huang et al. 2024) for all parameters that learn."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    adam = torch.optim.AdamW(learning, lr=rate, eps=1e-5, weight_decay=0.0, fused=True)
+    adam.param_groups[0]["peak"] = rate
+    return adam
+
+
 def make_optimizers(policy: GPT, value: RewardModel, settings: PPOSettings) -> list:
-    """Adam with eps 1e-5 for policy and value model."""
-    rates = ((policy, settings.learning_rate), (value, settings.value_learning_rate))
-    optimizers = []
-    for model, rate in rates:
-        adam = torch.optim.AdamW(
-            model.parameters(), lr=rate, eps=1e-5, weight_decay=0.0, fused=True
-        )
-        adam.param_groups[0]["peak"] = rate
-        optimizers.append(adam)
-    return optimizers
+    """One optimiser for the policy, one for the value model."""
+    return [
+        make_optimizer(policy, settings.learning_rate),
+        make_optimizer(value, settings.value_learning_rate),
+    ]
 
 
 def response_values(value: RewardModel, contexts: list, responses: list) -> Tensor:
@@ -210,16 +241,14 @@ def roll_out(
     logprobs, entropy, mask = response_logprobs(players.policy, contexts, responses, t)
     ref_logprobs, _, _ = response_logprobs(players.reference, contexts, responses, t)
     scores = players.reward(contexts, responses)
-    penalty = torch.tensor([0.0 if e else settings.missing_end_penalty for e in ended])
-    values = response_values(players.value, contexts, responses)
     return Rollout(
         contexts,
         responses,
-        scores + penalty.to(scores.device),
+        penalise_missing_end(scores, ended, settings.missing_end_penalty),
         logprobs,
         ref_logprobs,
         entropy,
-        values,
+        None if players.value is None else response_values(players.value, contexts, responses),
         mask,
         ended,
     )
@@ -249,71 +278,111 @@ def ppo_iteration(
     )
     advantages, returns = gae(rewards, roll.values, roll.mask, settings.gamma, settings.lam)
     advantages = masked_whiten(advantages, roll.mask)
-    for optimizer in players.optimizers:
-        optimizer.param_groups[0]["lr"] = rate_share * optimizer.param_groups[0]["peak"]
+    set_rates(players.optimizers, rate_share)
     # 6. several epochs of shuffled minibatches
     seen: list[dict[str, float]] = []
-    for _ in range(settings.epochs):
-        order = torch.randperm(len(contexts), generator=generator)
-        for part in order.split(settings.minibatch_size):
-            seen.append(
-                _update(players, roll, advantages, returns, part.tolist(), settings, ptx_loss)
-            )
+    for part in minibatches(len(contexts), settings, generator):
+        row = update_policy(players, roll, advantages, part, settings, ptx_loss)
+        row["value_loss"] = _update_value(players, roll, returns, part, settings)
+        seen.append(row)
     # 7. what to watch
-    metrics = {name: sum(row[name] for row in seen) / len(seen) for name in seen[0]}
-    metrics["first_ratio"] = seen[0]["ratio"]
-    return metrics | _watch(roll, returns, settings)
+    metrics = mean_metrics(seen) | rollout_metrics(roll, settings.kl_coef)
+    metrics["explained_variance"] = explained_variance(roll.values, returns, roll.mask)
+    return metrics
 
 
-def _update(players, roll, advantages, returns, part, settings, ptx_loss) -> dict[str, float]:
-    """One minibatch: gradients of policy, value and pre-training loss, then two steps."""
-    contexts = [roll.contexts[i] for i in part]
-    responses = [roll.responses[i] for i in part]
+def set_rates(optimizers: list[torch.optim.Optimizer], rate_share: float) -> None:
+    """Set every learning rate to this share of its peak."""
+    for optimizer in optimizers:
+        optimizer.param_groups[0]["lr"] = rate_share * optimizer.param_groups[0]["peak"]
+
+
+def minibatches(n: int, settings, generator: torch.Generator) -> Iterator[list[int]]:
+    """Indices of the minibatches: each epoch goes through all `n` replies in a new order."""
+    for _ in range(settings.epochs):
+        for part in torch.randperm(n, generator=generator).split(settings.minibatch_size):
+            yield part.tolist()
+
+
+def update_policy(
+    players: Players,
+    roll: Rollout,
+    advantages: Tensor,
+    part: list[int],
+    settings,
+    ptx_loss: Callable[[GPT], Tensor] | None,
+) -> dict[str, float]:
+    """One step of the policy on the replies `part`; returns its metrics.
+
+    Raises:
+        CourseError: the gradient is not finite.
+    """
+    contexts, responses = [roll.contexts[i] for i in part], [roll.responses[i] for i in part]
     width = max(map(len, responses))
     mask, old = roll.mask[part, :width], roll.logprobs[part, :width]
-    t = settings.temperature
-    new, _, _ = response_logprobs(players.policy, contexts, responses, t)
+    new, _, _ = response_logprobs(players.policy, contexts, responses, settings.temperature)
     surrogate, clip_share = policy_loss(
         new, old, advantages[part, :width], mask, settings.clip_range
     )
-    new_values = response_values(players.value, contexts, responses)
-    squared = value_loss(
-        new_values,
-        roll.values[part, :width],
-        returns[part, :width],
-        mask,
-        settings.clip_range_value,
-    )
-    loss = surrogate + squared
+    loss = surrogate
     if ptx_loss is not None:
         loss = loss + settings.ptx_coef * ptx_loss(players.policy)
     loss.backward()
-    for model, optimizer in zip((players.policy, players.value), players.optimizers, strict=True):
-        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    _step(players.policy, players.optimizers[0], settings.clip)
     with torch.no_grad():
         ratio = masked_mean((new - old).exp(), mask).item()
         approx_kl = masked_mean(kl_estimates(old, new)["k3"], mask).item()
     return {
         "policy_loss": surrogate.item(),
-        "value_loss": squared.item(),
         "clip_share": clip_share.item(),
         "ratio": ratio,
         "approx_kl": approx_kl,
     }
 
 
-def _watch(roll: Rollout, returns: Tensor, settings: PPOSettings) -> dict[str, float]:
-    """Metrics of the rollout: score, KL a reply, objective, entropy, length, share that end."""
+def _update_value(players: Players, roll: Rollout, returns: Tensor, part, settings) -> float:
+    """One step of the value model on the replies `part`; returns its loss."""
+    contexts, responses = [roll.contexts[i] for i in part], [roll.responses[i] for i in part]
+    width = max(map(len, responses))
+    loss = value_loss(
+        response_values(players.value, contexts, responses),
+        roll.values[part, :width],
+        returns[part, :width],
+        roll.mask[part, :width],
+        settings.clip_range_value,
+    )
+    loss.backward()
+    _step(players.value, players.optimizers[1], settings.clip)
+    return loss.item()
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> None:
+    """Clip the gradients, move, and forget them."""
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    if not norm.isfinite():
+        raise CourseError(
+            f"the gradient norm is {norm.item()}: training stopped before this step. Try a smaller "
+            f"learning rate than {optimizer.param_groups[0]['peak']}, or go on from a checkpoint"
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the minibatches, and the ratio of the first, which must be 1."""
+    metrics = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    return metrics | {"first_ratio": rows[0]["ratio"]}
+
+
+def rollout_metrics(roll: Rollout, kl_coef: float) -> dict[str, float]:
+    """Score, KL a reply, objective, entropy, length, and the share of replies that end."""
     kl = (roll.logprobs - roll.ref_logprobs).sum(-1).mean().item()
     score = roll.scores.mean().item()
     return {
         "score": score,
         "kl": kl,
-        "objective": score - settings.kl_coef * kl,
+        "objective": score - kl_coef * kl,
         "entropy": masked_mean(roll.entropy, roll.mask).item(),
         "length": roll.mask.sum(-1).float().mean().item(),
         "ended": sum(roll.ended) / len(roll.ended),
-        "explained_variance": explained_variance(roll.values, returns, roll.mask),
     }

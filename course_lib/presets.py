@@ -24,7 +24,9 @@ class Preset:
     sft: TrainSettings
     sft_batch: int
     replay_windows: int
-    n_pairs: int
+    ptx_windows: int
+    n_compared: int
+    n_replies: int
     flip_share: float
     reward: TrainSettings
     reward_batch: int
@@ -40,13 +42,15 @@ LAPTOP = Preset(
     base=TrainSettings(steps=1400, learning_rate=5e-3),
     base_batch=16,
     n_conversations=24_000,
-    sft=TrainSettings(steps=1100, learning_rate=8e-4),
-    sft_batch=24,
-    replay_windows=4,
-    n_pairs=6_000,
+    sft=TrainSettings(steps=950, learning_rate=1e-3, final_share=0.0),
+    sft_batch=32,
+    replay_windows=8,
+    ptx_windows=4,
+    n_compared=3_600,
+    n_replies=4,
     flip_share=0.1,
-    reward=TrainSettings(steps=120, learning_rate=4e-4, muon=False),
-    reward_batch=48,
+    reward=TrainSettings(steps=150, learning_rate=1e-3, muon=False),
+    reward_batch=24,
     ppo=PPOSettings(iterations=75, learning_rate=2e-4),
     n_eval=200,
 )
@@ -61,7 +65,9 @@ SMOKE = Preset(
     sft=TrainSettings(steps=20, learning_rate=3e-3, checkpoint_every=10),
     sft_batch=8,
     replay_windows=2,
-    n_pairs=48,
+    ptx_windows=2,
+    n_compared=24,
+    n_replies=3,
     flip_share=0.1,
     reward=TrainSettings(steps=10, learning_rate=1e-3, checkpoint_every=5, muon=False),
     reward_batch=8,

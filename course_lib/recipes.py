@@ -218,16 +218,16 @@ def _sample_pairs(run: Run, preset: Preset, seed: int) -> dict[str, list[reward.
     if path.exists():
         return run.pairs()
     tokenizer, model = run.tokenizer(), run.model("sft")
-    sizes = {"train": preset.n_pairs, "heldout": max(16, preset.n_pairs // 6)}
+    sizes = {"train": preset.n_compared, "heldout": max(16, preset.n_compared // 6)}
     parts = {}
     for offset, (part, n) in enumerate(sizes.items()):
         prompts = prompt_mix(n, True, seed + 10 + offset, TRAIN_MIX)
-        first, second = (
-            replies(model, tokenizer, prompts, Sampling(), seed + 100 + 2 * offset + i)
-            for i in range(2)
-        )
+        samples = [
+            replies(model, tokenizer, prompts, Sampling(), seed + 100 + 10 * offset + i)
+            for i in range(preset.n_replies if part == "train" else 2)
+        ]
         flips = preset.flip_share if part == "train" else 0.0
-        parts[part] = reward.label_pairs(first, second, tokenizer, flips, seed + offset)
+        parts[part] = reward.label_pairs(samples, tokenizer, flips, seed + offset)
     write_json(path, {part: [asdict(pair) for pair in pairs] for part, pairs in parts.items()})
     return parts
 
@@ -237,8 +237,10 @@ def _reward_stage(run: Run, preset: Preset, seed: int) -> dict:
     torch.manual_seed(seed)
     model = RewardModel.from_policy(run.model("sft")).to(run.device)
 
+    prompts = reward.by_prompt(pairs["train"])
+
     def loss_at(model: RewardModel, step: int) -> torch.Tensor:
-        return reward.reward_loss(model, pairs["train"], preset.reward_batch, seed, step)
+        return reward.reward_loss(model, prompts, preset.reward_batch, seed, step)
 
     def evaluate(model: RewardModel, step: int) -> dict:
         margins = reward.pair_margins(model, pairs["heldout"])
@@ -246,8 +248,8 @@ def _reward_stage(run: Run, preset: Preset, seed: int) -> dict:
 
     train(model, loss_at, preset.reward, run.path / "reward", "reward", evaluate)
     tokenizer, sft_model = run.tokenizer(), run.model("sft")
-    prompts = prompt_mix(preset.n_eval, True, seed + 20, TRAIN_MIX)
-    samples = replies(sft_model, tokenizer, prompts, Sampling(), seed)
+    asked = prompt_mix(preset.n_eval, True, seed + 20, TRAIN_MIX)
+    samples = replies(sft_model, tokenizer, asked, Sampling(), seed)
     reward.normalise(model, reward.score_replies(model, tokenizer, samples))
     save_model(model, model.body.config, run.path / "reward" / "model.safetensors")
     margins = reward.pair_margins(model, pairs["heldout"])
@@ -297,7 +299,7 @@ def _ppo_loop(run: Run, players: ppo.Players, preset: Preset, seed: int, stream)
         counter = iter(range(1000 * step, 1000 * step + 1000))
 
         def ptx_loss(policy: GPT, counter=counter) -> torch.Tensor:
-            return sft.replay_loss(policy, stream, preset.replay_windows, seed + 3, next(counter))
+            return sft.replay_loss(policy, stream, preset.ptx_windows, seed + 3, next(counter))
 
         row = ppo.ppo_iteration(
             players,

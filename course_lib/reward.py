@@ -8,6 +8,8 @@ Huang et al. 2024 (head initialisation, normalisation).
 """
 
 import copy
+import itertools
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,46 +63,59 @@ class RewardModel(nn.Module):
         return values.gather(1, last[:, None].to(values.device))[:, 0]
 
 
+# How much better the labeler finds a reply: points of difference, and the margin it asks for
+# (Touvron et al. 2023, section 3.2.2 and table 27: significantly, clearly, slightly, negligibly).
+STRENGTHS = ((3.0, 3.0), (2.0, 2.0), (1.0, 1.0), (0.0, 0.0))
+
+
 @dataclass(frozen=True)
 class Pair:
-    """Two replies to one prompt; `label_right` is False where the labeler's choice was flipped."""
+    """Two replies to one prompt; `label_right` is False where the labeler's choice was flipped.
+
+    `group` numbers the prompt that the pair belongs to, `margin` says how sure the labeler was.
+    """
 
     context: list[int]
     chosen: list[int]
     rejected: list[int]
     label_right: bool
     kind: str
+    margin: float = 0.0
+    group: int = 0
 
 
 def label_pairs(
-    first: Sequence[Reply],
-    second: Sequence[Reply],
-    tokenizer: BPETokenizer,
-    flip_share: float,
-    seed: int,
+    samples: Sequence[Sequence[Reply]], tokenizer: BPETokenizer, flip_share: float, seed: int
 ) -> list[Pair]:
-    """Compare replies two by two as noisy labelers would.
+    """Compare the replies to each prompt, two by two, as noisy labelers would.
 
     The judge's points decide; equal points and identical texts give no pair; each label is flipped
     with probability `flip_share`. This stands in for human labelers, who also err.
+
+    Args:
+        samples: K lists of replies to the same prompts: up to K(K-1)/2 pairs a prompt
+            (Ouyang et al. 2022, section 3.5).
     """
     rng = random.Random(f"labels-{seed}")
     pairs = []
-    for a, b in zip(first, second, strict=True):
-        points = a.verdict.points, b.verdict.points
-        if points[0] == points[1] or a.ids == b.ids:
-            continue
-        better, worse = (a, b) if points[0] > points[1] else (b, a)
-        flipped = rng.random() < flip_share
-        chosen, rejected = (worse, better) if flipped else (better, worse)
-        context = chat_ids(a.prompt, tokenizer)
-        pairs.append(Pair(context, chosen.ids, rejected.ids, not flipped, a.prompt.kind))
+    for group, answers in enumerate(zip(*samples, strict=True)):
+        context = chat_ids(answers[0].prompt, tokenizer)
+        for a, b in itertools.combinations(answers, 2):
+            gap = a.verdict.points - b.verdict.points
+            if gap == 0 or a.ids == b.ids:
+                continue
+            better, worse = (a, b) if gap > 0 else (b, a)
+            right = rng.random() >= flip_share
+            chosen, rejected = (better, worse) if right else (worse, better)
+            margin = next(margin for least, margin in STRENGTHS if abs(gap) >= least)
+            kind = a.prompt.kind
+            pairs.append(Pair(context, chosen.ids, rejected.ids, right, kind, margin, group))
     if not pairs:
         raise CourseError("no two replies differ in points: there is nothing to compare")
     return pairs
 
 
-def pairwise_loss(chosen: Tensor, rejected: Tensor, margin: float = 0.0) -> Tensor:
+def pairwise_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
     """Mean negative log-probability that the chosen reply wins (Bradley-Terry), in nats.
 
     `logsigmoid` stays finite where `log(sigmoid(x))` is already minus infinity.
@@ -112,19 +127,31 @@ def pairwise_loss(chosen: Tensor, rejected: Tensor, margin: float = 0.0) -> Tens
 
 
 def pair_scores(model: RewardModel, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-    """Scores of the chosen and of the rejected replies, each `(len(pairs),)`."""
-    contexts = [p.context for p in pairs] * 2
-    scores = model(contexts, [p.chosen for p in pairs] + [p.rejected for p in pairs])
-    return scores.chunk(2)
+    """Scores of the chosen and of the rejected replies, each `(len(pairs),)`.
+
+    A reply that stands in several pairs is scored once.
+    """
+    chosen = [(tuple(p.context), tuple(p.chosen)) for p in pairs]
+    rejected = [(tuple(p.context), tuple(p.rejected)) for p in pairs]
+    place = {row: i for i, row in enumerate(dict.fromkeys(chosen + rejected))}
+    scores = model([list(c) for c, _ in place], [list(r) for _, r in place])
+    return tuple(scores[[place[row] for row in rows]] for rows in (chosen, rejected))
+
+
+def by_prompt(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """The pairs, prompt by prompt."""
+    return [list(group) for _, group in itertools.groupby(pairs, key=lambda pair: pair.group)]
 
 
 def reward_loss(
-    model: RewardModel, pairs: Sequence[Pair], batch_size: int, seed: int, step: int
+    model: RewardModel, prompts: Sequence[Sequence[Pair]], batch_size: int, seed: int, step: int
 ) -> Tensor:
-    """Pairwise loss of a random batch, plus a small term that centres the scores."""
-    draw = torch.randint(len(pairs), (batch_size,), generator=step_generator(seed, step))
-    chosen, rejected = pair_scores(model, [pairs[i] for i in draw.tolist()])
-    return pairwise_loss(chosen, rejected) + 0.01 * ((chosen + rejected) ** 2).mean()
+    """Pairwise loss of all pairs of `batch_size` random prompts, plus a small centring term."""
+    draw = torch.randperm(len(prompts), generator=step_generator(seed, step))[:batch_size]
+    pairs = [pair for i in draw.tolist() for pair in prompts[i]]
+    chosen, rejected = pair_scores(model, pairs)
+    margin = torch.tensor([pair.margin for pair in pairs], device=chosen.device)
+    return pairwise_loss(chosen, rejected, margin) + 0.01 * ((chosen + rejected) ** 2).mean()
 
 
 @torch.no_grad()
@@ -150,6 +177,44 @@ def score_replies(
         contexts = [chat_ids(r.prompt, tokenizer) for r in chunk]
         scores.append(model(contexts, [r.ids for r in chunk]).cpu())
     return torch.cat(scores)
+
+
+# -- best of n ----------------------------------------------------------------------------------
+
+
+def best_of_n(scores: Tensor, values: Tensor, n: int) -> Tensor:
+    """What the best-scored of n replies is worth, estimated from N >= n replies to each prompt.
+
+    The reply of rank k among N (1 is the worst) is the best of n random ones with probability
+    C(k - 1, n - 1) / C(N, n). No estimate from the same N samples has less noise.
+
+    Args:
+        scores: what the choice goes by, `(B, N)`.
+        values: what the choice is judged by, `(B, N)`: the scores themselves, or the true reward.
+
+    Returns:
+        `(B,)`.
+
+    Source: Nakano et al. 2021.
+
+    >>> x = torch.tensor([[1.0, 2.0, 6.0]])
+    >>> [best_of_n(x, x, n).item() for n in (1, 3)]
+    [3.0, 6.0]
+    """
+    total = scores.size(1)
+    if not 1 <= n <= total:
+        raise CourseError(f"the best of {n} cannot be told from {total} replies a prompt")
+    chance = [math.comb(k, n - 1) / math.comb(total, n) for k in range(total)]
+    ranked = values.gather(1, scores.argsort(dim=1))  # worst first
+    return ranked @ torch.tensor(chance, device=values.device).to(values)
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL of the best of n to the policy that is sampled from, in nats (Stiennon et al. 2020).
+
+    Exact where no two samples agree; an upper bound otherwise.
+    """
+    return math.log(n) - (n - 1) / n
 
 
 def normalise(model: RewardModel, scores: Tensor) -> None:

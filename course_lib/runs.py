@@ -114,10 +114,11 @@ def load_model(path: Path) -> GPT:
 
 # What each stage runs, and which settings it reads: together they make its key.
 STAGE_CODE = {
-    "tokenizer": ("tokenizer.py", "atlas"),
+    "tokenizer": ("bpe.py", "pieces.py", "tokenizer.py", "atlas"),
     "base": (
-        *("positions.py", "attention.py", "layers.py", "gpt.py", "data.py", "train.py"),
-        *("generate.py", "chat.py", "evaluate.py"),
+        *("positions.py", "attention.py", "layers.py", "gpt.py", "data.py"),
+        *("optim.py", "train.py"),
+        *("sampling.py", "generate.py", "chat.py", "evaluate.py"),
     ),
     "sft": ("sft.py",),
     "reward": ("reward.py",),
@@ -127,8 +128,8 @@ STAGE_SETTINGS = {
     "tokenizer": ("n_documents", "n_conversations", "vocab_size"),
     "base": ("model", "base", "base_batch", "n_eval"),
     "sft": ("n_conversations", "sft", "sft_batch", "replay_windows", "n_eval"),
-    "reward": ("n_pairs", "flip_share", "reward", "reward_batch", "n_eval"),
-    "rlhf": ("ppo", "replay_windows", "n_eval"),
+    "reward": ("n_compared", "n_replies", "flip_share", "reward", "reward_batch", "n_eval"),
+    "rlhf": ("ppo", "ptx_windows", "n_eval"),
 }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from course_lib.attention import causal_mask
 from course_lib.chat import Turn, render, supervised_targets
 from course_lib.data import IGNORE_INDEX, pad_right, step_generator, windows
 from course_lib.errors import CourseError
@@ -64,10 +65,91 @@ def chat_batch(examples: ChatExamples, batch_size: int, seed: int, step: int) ->
     return idx, targets
 
 
-def sft_loss(model: GPT, idx: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy over the supervised tokens, in nats a token."""
-    device = model.embedding.weight.device
-    return cross_entropy(model(idx.to(device)), targets.to(device))
+# -- packing ------------------------------------------------------------------------------------
+
+
+def pack(lengths: Sequence[int], context_length: int) -> list[list[int]]:
+    """Which conversations share a row: the longest first, each where it leaves the least room.
+
+    Raises:
+        CourseError: a conversation is longer than a row.
+
+    >>> pack([3, 9, 4, 2], 10)
+    [[1], [2, 0, 3]]
+    """
+    if max(lengths) > context_length:
+        raise CourseError(
+            f"a conversation of {max(lengths)} tokens does not fit a row of {context_length}: "
+            f"cut it first, or use a longer context"
+        )
+    rows: list[list[int]] = []
+    by_room: list[list[list[int]]] = [[] for _ in range(context_length + 1)]
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fits = (room for room in range(lengths[i], context_length) if by_room[room])
+        room = next(fits, context_length)
+        if room == context_length:  # nothing has room: a new row
+            rows.append([])
+            by_room[room].append(rows[-1])
+        row = by_room[room].pop()
+        row.append(i)
+        by_room[room - lengths[i]].append(row)
+    return rows
+
+
+def block_mask(documents: Tensor) -> Tensor:
+    """Where a token may look: back, and inside its own document.
+
+    Args:
+        documents: number of each token's document, `(B, T)`.
+
+    Returns:
+        `(B, 1, T, T)`, for `GPT.hidden`.
+    """
+    same = documents[:, :, None] == documents[:, None, :]  # (B, T, T)
+    return (same & causal_mask(documents.size(1), device=documents.device))[:, None]
+
+
+def packed_batch(examples: ChatExamples, rows: Sequence[Sequence[int]]) -> tuple:
+    """Whole conversations end to end, several a row; none can see another.
+
+    Positions start anew with every conversation. The border needs no care in the targets: the
+    last token of a conversation is not an input, since inputs and targets were shifted before.
+
+    Returns:
+        `idx`, `targets`, `positions` `(B, T)` and `mask` `(B, 1, T, T)`: what `sft_loss` takes.
+    """
+    idx = [[t for i in row for t in examples.inputs[i]] for row in rows]
+    targets = [[t for i in row for t in examples.targets[i]] for row in rows]
+    positions = [[p for i in row for p in range(len(examples.inputs[i]))] for row in rows]
+    documents = [[i for i in row for _ in examples.inputs[i]] for row in rows]
+    return (
+        pad_right(idx, 0),
+        pad_right(targets, IGNORE_INDEX),
+        pad_right(positions, 0),
+        block_mask(pad_right(documents, -1)),
+    )
+
+
+# -- losses -------------------------------------------------------------------------------------
+
+
+def sft_loss(
+    model: GPT,
+    idx: Tensor,
+    targets: Tensor,
+    positions: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy over the supervised tokens, in nats a token; all `(B, T)`.
+
+    Packed rows come with `positions` and `mask`, which `GPT.hidden` describes.
+    """
+    idx, targets, positions, mask = (
+        x if x is None else x.to(model.embedding.weight.device)
+        for x in (idx, targets, positions, mask)
+    )
+    logits = model(idx) if mask is None else model(idx, positions, mask)
+    return cross_entropy(logits, targets)
 
 
 def replay_loss(model: GPT, stream: Tensor, n_windows: int, seed: int, step: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 A stage gives a function `loss_at(model, step)`; the loop does the rest: learning-rate schedule,
 gradient accumulation, clipping, two optimisers, metrics, atomic checkpoints, exact resume.
+What the optimisers compute is written out in `optim.py`; PyTorch's fused ones run here.
 
 Hidden matrices are trained by Muon, everything else by AdamW. On this book's corpus that reaches
 the same fact recall in well under half of the steps that AdamW alone needs.
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from course_lib.data import IGNORE_INDEX
 from course_lib.errors import CourseError
 from course_lib.files import MetricLog, load_tensors, load_weights, save_tensors
+from course_lib.optim import rate_share
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,6 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
             "Was the assistant's part cut off by the context length?"
         )
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
-
-
-def rate_share(step: int, settings: TrainSettings) -> float:
-    """Share of the peak learning rate at a step: linear warm-up, then a cosine.
-
-    The first step already moves (share 1/warmup); the last step has `final_share`.
-    """
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    span = max(1, settings.steps - 1 - settings.warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * (step - settings.warmup) / span))
-    return settings.final_share + (1 - settings.final_share) * cosine
 
 
 def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.optim.Optimizer]:
@@ -147,7 +137,7 @@ def precision(device: torch.device) -> AbstractContextManager:
 
 def train(
     model: nn.Module,
-    loss_at: Callable[[nn.Module, int], Tensor],
+    loss_at: Callable[[nn.Module, int], Tensor | tuple[Tensor, int]],
     settings: TrainSettings,
     directory: Path,
     title: str,
@@ -158,6 +148,8 @@ def train(
 
     Args:
         loss_at: the loss of micro-batch number `i`; it must depend on the model and `i` alone.
+            A mean over as many targets in every micro-batch, or the mean and the number of its
+            targets: accumulated means weigh by that number, as in one large batch.
         evaluate: extra metrics, called every `evaluate_every` steps and after the last.
 
     Raises:
@@ -172,7 +164,8 @@ def train(
     bar = tqdm(range(start, settings.steps), title, initial=start, total=settings.steps)
     for step in bar:
         began = time.perf_counter()
-        share = rate_share(step, settings)
+        torch.manual_seed(step)  # a resumed run draws the same dropout
+        share = rate_share(step, settings.steps, settings.warmup, settings.final_share)
         loss, norm = _one_step(model, loss_at, optimizers, settings, step, share, device)
         seconds = time.perf_counter() - began
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -191,17 +184,24 @@ def train(
 
 def _one_step(model, loss_at, optimizers, settings, step, share, device) -> tuple[float, float]:
     """Accumulate gradients, clip, move; returns the loss and the gradient norm before clipping."""
-    total = 0.0
+    total, weight = 0.0, 0
+    first = step * settings.accumulate
     for micro in range(settings.accumulate):
         with precision(device):
-            loss = loss_at(model, step * settings.accumulate + micro) / settings.accumulate
-        loss.backward()
-        total += loss.item()
+            result = loss_at(model, first + micro)
+        loss, count = result if isinstance(result, tuple) else (result, 1)
+        (count * loss).backward()
+        total, weight = total + count * loss.item(), weight + count
+    total /= weight
+    for parameter in model.parameters():
+        if weight != 1 and parameter.grad is not None:
+            parameter.grad /= weight
     norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip).item()
     if not math.isfinite(total + norm):
         raise CourseError(
-            f"loss {total} with gradient norm {norm} at step {step}: training stopped, the last "
-            f"checkpoint is kept. Try a smaller learning rate than {settings.learning_rate}"
+            f"loss {total} with gradient norm {norm} at step {step} (batches {first} to "
+            f"{first + settings.accumulate - 1}): training stopped, the last checkpoint is kept. "
+            f"Try a smaller learning rate than {settings.learning_rate}"
         )
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -363,6 +363,8 @@ def test_no_country_is_read_as_another():
         ("population", "France", "About 67 people.", None),
         ("symbol", "iodine", "The symbol of iodine is I.", True),
         ("symbol", "iodine", "I.", True),
+        ("symbol", "iodine", "The symbol of gold is I.", False),
+        ("young", "a lion", "The young of a duck is called a cub.", False),
         ("symbol", "iodine", "I do not know.", None),
         ("symbol", "helium", "The symbol of helium is He.", True),
         ("symbol", "helium", "He.", True),

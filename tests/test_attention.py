@@ -85,6 +85,34 @@ def test_plain_equals_fused_in_outputs_and_gradients(n_kv_heads, masked):
         torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_dropout_keeps_the_expected_sum(fused):
+    """All values are 1, so that the mix is the sum of the weights that are left."""
+    layer = MultiHeadAttention(32, 4, 4, fused=fused, dropout=0.25)
+    q, k = torch.randn(2, 8, 4, 16, 8)
+    mixed = layer._mix(q, k, torch.ones_like(k), None, None)
+    assert mixed.mean().item() == pytest.approx(1, abs=0.05)
+    first = mixed[:, :, 0]  # one weight of 1: dropped, or grown to 4/3
+    assert first.unique().tolist() == [0, pytest.approx(4 / 3)]
+    assert (first == 0).float().mean().item() == pytest.approx(0.25, abs=0.15)
+    torch.testing.assert_close(
+        layer.eval()._mix(q, k, torch.ones_like(k), None, None), torch.ones_like(k)
+    )
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_kept_weights_are_those_that_mix(fused):
+    layer = MultiHeadAttention(32, 4, 2, fused=fused, rope_interleaved=True)
+    x, kept = torch.randn(2, 6, 32), []
+    angles = rotary_angles(torch.arange(6), 8)
+    torch.testing.assert_close(layer(x, angles, keep=kept), layer(x, angles))
+    [weights] = kept
+    assert weights.shape == (2, 4, 6, 6) and (weights.triu(1) == 0).all()
+    values = layer.qkv(x)[..., -16:].view(2, 6, 2, 8).transpose(1, 2).repeat_interleave(2, 1)
+    mixed = (weights @ values).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(layer.out(mixed), layer(x, angles))
+
+
 def test_a_row_that_may_look_nowhere_gives_zeros():
     q, k, v = torch.randn(3, 1, 1, 3, 4)
     q.requires_grad_()

@@ -163,13 +163,13 @@ def test_a_long_chat_drops_its_oldest_turns(monkeypatch, capsys, smoke_run):
 def test_what_a_user_types_never_becomes_a_control_token(monkeypatch, capsys, smoke_run):
     from course_lib import chatloop
 
-    seen, original = [], chatloop.generate
+    seen, original = [], chatloop.stream
 
-    def spy(model, prompts, *rest):
-        seen.append(prompts[0])
-        return original(model, prompts, *rest)
+    def spy(model, tokenizer, prompt, *rest):
+        seen.append(prompt)
+        return original(model, tokenizer, prompt, *rest)
 
-    monkeypatch.setattr(chatloop, "generate", spy)
+    monkeypatch.setattr(chatloop, "stream", spy)
     for model in ("base", "rlhf"):
         say(monkeypatch, capsys, smoke_run, ["a<|im_end|><|endoftext|>"], "--model", model)
     special = set(smoke_run.tokenizer().special_ids.values())

@@ -1,11 +1,26 @@
 """From text to batches: borders, the shift by one, and bad files."""
 
+import hashlib
+import io
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_lib.data import pad_right, read_text, step_generator, token_stream, windows
+from course_lib import data
+from course_lib.data import (
+    SHAKESPEARE_SHA256,
+    CharTokenizer,
+    pad_right,
+    read_corpus,
+    read_text,
+    split,
+    step_generator,
+    tiny_shakespeare,
+    token_stream,
+    windows,
+)
 from course_lib.errors import CourseError
 
 
@@ -75,3 +90,88 @@ def test_read_text(tmp_path):
     path.write_bytes("naïve".encode("latin-1"))
     with pytest.raises(CourseError, match=r"not UTF-8 \(byte 2\)"):
         read_text(path)
+
+
+def test_read_corpus(tmp_path):
+    for name, text in (("b.txt", "two"), ("a/x.md", "one"), ("b.png", "no"), ("c.TXT", "three")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert read_corpus(tmp_path) == ["one", "two", "three"]
+    assert read_corpus(tmp_path / "b.txt") == ["two"]
+    (tmp_path / "d.txt").write_text("")
+    with pytest.raises(CourseError, match=r"d.txt is empty"):
+        read_corpus(tmp_path)
+    with pytest.raises(CourseError, match=r"holds no .txt or .md file"):
+        (tmp_path / "empty").mkdir()
+        read_corpus(tmp_path / "empty")
+    with pytest.raises(CourseError, match="no text file"):
+        read_corpus(tmp_path / "absent")
+
+
+def test_split():
+    train, validation = split(torch.arange(100), 0.1)
+    assert torch.equal(torch.cat((train, validation)), torch.arange(100))
+    assert len(validation) == 10
+    for length, share in ((1, 0.1), (100, 0.0), (100, 1.0), (0, 0.5)):
+        with pytest.raises(CourseError, match="one part empty"):
+            split(torch.arange(length), share)
+
+
+def test_characters():
+    tokenizer = CharTokenizer("naïve\n")
+    assert tokenizer.vocab_size == 6
+    assert tokenizer.decode(tokenizer.encode("vaïn")) == "vaïn"
+    assert tokenizer.encode("\na") == [0, 1]
+    with pytest.raises(CourseError, match="'q' is not among the 6"):
+        tokenizer.encode("q")
+    with pytest.raises(CourseError, match="empty"):
+        CharTokenizer("")
+
+
+@pytest.fixture
+def shakespeare(tmp_path, monkeypatch):
+    """A server that has a small text, and an empty data folder."""
+    text = b"First Citizen:\nBefore we proceed any further, hear me speak."
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(data, "SHAKESPEARE_SHA256", hashlib.sha256(text).hexdigest())
+    asked = []
+
+    def urlopen(url, timeout):
+        asked.append(url)
+        return io.BytesIO(text)
+
+    monkeypatch.setattr(data.urllib.request, "urlopen", urlopen)
+    return tmp_path / "data" / "tinyshakespeare.txt", text.decode(), asked
+
+
+def test_tiny_shakespeare_is_downloaded_once(shakespeare):
+    path, text, asked = shakespeare
+    assert tiny_shakespeare() == text == path.read_text()
+    assert tiny_shakespeare() == text
+    assert asked == [data.SHAKESPEARE_URL]
+    assert SHAKESPEARE_SHA256.startswith("86c4e6aa")  # the original's, as published
+
+
+def test_another_text_is_not_taken_for_it(shakespeare, monkeypatch):
+    path, text, _ = shakespeare
+    path.parent.mkdir()
+    path.write_text(text + ".")
+    with pytest.raises(CourseError, match=r"tinyshakespeare.txt is not the original"):
+        tiny_shakespeare()
+    path.unlink()
+    monkeypatch.setattr(data, "SHAKESPEARE_SHA256", "0" * 64)
+    with pytest.raises(CourseError, match=r"input.txt is not the original"):
+        tiny_shakespeare()
+    assert list(path.parent.iterdir()) == []  # nothing half-written stays
+
+
+def test_no_connection_and_a_full_disk(shakespeare, monkeypatch):
+    path, _, _ = shakespeare
+
+    def fail(url, timeout):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(data.urllib.request, "urlopen", fail)
+    with pytest.raises(CourseError, match=r"no route to host.*COURSE_DATA_DIR"):
+        tiny_shakespeare()
+    assert list(path.parent.iterdir()) == []

@@ -1,145 +1,14 @@
-"""The GPT against Hugging Face's Llama and GPT-2, both random and tiny; cache; bad configs."""
+"""The GPT: initialisation, cache, trace, variants, bad configs. Parity is in `parity/`."""
 
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from course_lib.errors import CourseError
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.positions import POSITIONS
 from course_lib.train import cross_entropy
-
-TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
-
-
-def shake(model):
-    """Large random weights everywhere, gains and biases included, so that no part can hide."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-
-
-def compare(ours, theirs, pairs):
-    """Logits, loss and gradients agree; `pairs` are (our parameter, their gradient)."""
-    torch.manual_seed(1)
-    idx = torch.randint(ours.config.vocab_size, (3, 12))
-    targets = torch.randint(ours.config.vocab_size, (3, 12))
-    targets[0, :4] = -100
-    logits, expected = ours(idx), theirs(idx).logits
-    assert expected.std() > 0.5
-    torch.testing.assert_close(logits, expected, **TOLERANCE)
-    loss = cross_entropy(logits, targets)
-    reference = F.cross_entropy(expected.flatten(0, 1), targets.flatten())
-    torch.testing.assert_close(loss, reference, **TOLERANCE)
-    loss.backward()
-    reference.backward()
-    for parameter, gradient in pairs():
-        torch.testing.assert_close(parameter.grad, gradient, **TOLERANCE)
-
-
-def copy_all(pairs):
-    with torch.no_grad():
-        for parameter, value in pairs:
-            parameter.copy_(value)
-
-
-@pytest.mark.parametrize("n_kv_heads", [4, 2])
-def test_equals_llama(n_kv_heads):
-    transformers = pytest.importorskip("transformers")
-    config = GPTConfig(
-        50, context_length=32, d_model=32, n_layers=2, n_heads=4, n_kv_heads=n_kv_heads, d_ff=48
-    )
-    theirs = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=50,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=n_kv_heads,
-            max_position_embeddings=32,
-            rms_norm_eps=1e-5,
-            tie_word_embeddings=True,
-        )
-    )
-    shake(theirs)
-    ours = GPT(config)
-
-    def pairs(value=lambda p: p.grad):
-        """Each of our parameters and what stands for it in their model."""
-        yield ours.embedding.weight, value(theirs.model.embed_tokens.weight)
-        yield ours.norm.weight, value(theirs.model.norm.weight)
-        for block, layer in zip(ours.blocks, theirs.model.layers, strict=True):
-            a, m = layer.self_attn, layer.mlp
-            qkv = [value(p.weight) for p in (a.q_proj, a.k_proj, a.v_proj)]
-            yield block.attention.qkv.weight, torch.cat(qkv)
-            yield block.attention.out.weight, value(a.o_proj.weight)
-            up = [value(p.weight) for p in (m.gate_proj, m.up_proj)]
-            yield block.mlp.up.weight, torch.cat(up)
-            yield block.mlp.down.weight, value(m.down_proj.weight)
-            yield block.norm1.weight, value(layer.input_layernorm.weight)
-            yield block.norm2.weight, value(layer.post_attention_layernorm.weight)
-
-    copy_all(pairs(lambda p: p.data))
-    assert len(list(pairs(lambda p: p.data))) == len(list(ours.parameters()))
-    compare(ours, theirs, pairs)
-
-
-def test_equals_gpt2():
-    transformers = pytest.importorskip("transformers")
-    config = GPTConfig(
-        50,
-        context_length=32,
-        d_model=32,
-        n_layers=2,
-        n_heads=4,
-        positions="learned",
-        norm="layernorm",
-        activation="gelu",
-        bias=True,
-    )
-    theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=50,
-            n_positions=32,
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            activation_function="gelu",  # the exact one; GPT-2's own is an approximation by tanh
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-        )
-    )
-    shake(theirs)
-    ours = GPT(config)
-
-    body = theirs.transformer
-    layers = [(ours.norm, body.ln_f)]
-    for block, layer in zip(ours.blocks, body.h, strict=True):
-        layers += [
-            (block.norm1, layer.ln_1),
-            (block.norm2, layer.ln_2),
-            (block.attention.qkv, layer.attn.c_attn),
-            (block.attention.out, layer.attn.c_proj),
-            (block.mlp.up, layer.mlp.c_fc),
-            (block.mlp.down, layer.mlp.c_proj),
-        ]
-
-    def pairs(value=lambda p: p.grad):
-        """Each of our parameters and theirs; their linear maps are stored transposed."""
-        yield ours.embedding.weight, value(body.wte.weight)
-        yield ours.position_embedding.weight, value(body.wpe.weight)
-        for own, other in layers:
-            yield own.weight, value(other.weight).t()  # of a gain: the gain itself
-            yield own.bias, value(other.bias)
-
-    copy_all(pairs(lambda p: p.data))
-    assert len(list(pairs(lambda p: p.data))) == len(list(ours.parameters()))
-    compare(ours, theirs, pairs)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
@@ -158,19 +27,28 @@ def test_initialisation(make_model):
         assert std == pytest.approx(0.02 / 4 if writes else 0.02, rel=0.05), name
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
+VARIANTS = [
+    *({"positions": p} for p in POSITIONS),
+    {"rope_interleaved": True, "rope_theta": 100.0, "rope_scaling": 2.0},
+    {"norm_position": "post", "norm": "layernorm", "bias": True, "activation": "gelu_tanh"},
+    {"tie_embeddings": False, "activation": "relu", "d_ff": 24},
+    {"fused": False, "n_heads": 4},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda c: "-".join(c))
 @pytest.mark.parametrize("cuts", [[1] * 10, [7, 1, 2]])
-def test_cached_equals_uncached(make_model, positions, cuts):
-    model = make_model(positions=positions, n_kv_heads=1)
+def test_cached_equals_uncached(make_model, changes, cuts):
+    model = make_model(**changes, n_kv_heads=1)
     idx = torch.randint(40, (2, 10))
     caches = model.new_caches(2)
     parts = [model(piece, caches=caches) for piece in idx.split(cuts, dim=1)]
     torch.testing.assert_close(torch.cat(parts, 1), model(idx))
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_no_gradient_from_the_future(make_model, positions):
-    model = make_model(positions=positions)
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda c: "-".join(c))
+def test_no_gradient_from_the_future(make_model, changes):
+    model = make_model(**changes)
     states = []
     model.embedding.register_forward_hook(lambda _m, _i, out: states.append(out) or out)
     logits = model(torch.arange(8)[None])
@@ -211,15 +89,110 @@ def test_count_of_parameters(make_model):
         ({"n_heads": 16}, "even head width"),
         ({"positions": "relative"}, "positions='relative': choose one of"),
         ({"norm": "batch"}, "norm='batch'"),
+        ({"norm_position": "middle"}, "norm_position='middle'"),
         ({"activation": "tanh"}, "activation='tanh'"),
         ({"n_layers": 0}, "n_layers must be a positive"),
         ({"context_length": -1}, "context_length must be"),
         ({"d_ff": 1.5}, "d_ff must be a positive whole number"),
+        ({"d_model": -16}, "d_model must be a positive"),
+        ({"n_heads": 0}, "n_heads must be a positive"),
+        ({"n_kv_heads": 4}, "n_kv_heads=4 does not divide n_heads=2"),
+        ({"rope_theta": 0.0}, "rope_theta must be positive"),
+        ({"rope_scaling": -1.0}, "rope_scaling must be positive"),
+        ({"norm_eps": float("nan")}, "norm_eps must be positive, not nan"),
+        ({"dropout": 1.0}, "0 <= dropout < 1, not 1.0"),
+        ({"dropout": -0.1}, "0 <= dropout < 1"),
+        ({"positions": "sinusoidal", "d_model": 15, "n_heads": 3}, "even d_model, not 15"),
+        ({"positions": "learned", "rope_theta": 5e5}, "rope_theta without rotary positions"),
+        (
+            {"positions": "none", "rope_scaling": 2.0, "rope_interleaved": True},
+            "rope_scaling, rope_interleaved without rotary",
+        ),
     ],
 )
 def test_bad_configs_are_errors(make_model, changes, message):
     with pytest.raises(CourseError, match=message):
         make_model(**changes)
+
+
+def test_a_config_of_before_there_were_variants_still_loads():
+    old = {
+        **{"vocab_size": 40, "context_length": 64, "d_model": 16, "n_layers": 2, "n_heads": 2},
+        **{"n_kv_heads": 2, "d_ff": 48, "positions": "rotary", "norm": "rmsnorm"},
+        **{"activation": "swiglu", "bias": False},
+    }
+    model = GPT(GPTConfig(**old))
+    names = {name.replace("blocks.1.", "blocks.0.") for name in model.state_dict()}
+    of_block = ("norm1", "norm2", "attention.qkv", "attention.out", "mlp.up", "mlp.down")
+    assert names == {"embedding.weight", "norm.weight", *(f"blocks.0.{n}.weight" for n in of_block)}
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda c: "-".join(c))
+def test_the_trace_is_the_forward_pass(make_model, changes):
+    model = make_model(**changes)
+    idx = torch.randint(40, (2, 10))
+    trace = model.trace(idx)
+    torch.testing.assert_close(trace.logits, model(idx))
+    assert len(trace.residuals) == 3 and len(trace.attention) == 2
+    torch.testing.assert_close(model.norm(trace.residuals[-1]), model.hidden(idx))
+    for weights in trace.attention:
+        assert weights.shape == (2, model.config.n_heads, 10, 10)
+        assert (weights.triu(1) == 0).all()
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:3]))
+    for block, x, after in zip(model.blocks, trace.residuals, trace.residuals[1:], strict=False):
+        if model.config.positions != "rotary":
+            torch.testing.assert_close(block(x), after)
+
+
+def test_the_attention_of_a_trace_is_what_was_mixed(make_model):
+    """From the weights and the values, the attention layer's output follows."""
+    model = make_model(positions="none", n_kv_heads=1)
+    idx = torch.randint(40, (1, 6))
+    trace = model.trace(idx)
+    for block, x, weights in zip(model.blocks, trace.residuals, trace.attention, strict=False):
+        read = block.norm1(x)
+        values = block.attention.qkv(read)[..., -8:]  # one value head for both query heads
+        mixed = torch.cat([weights[:, head] @ values for head in range(2)], dim=-1)
+        torch.testing.assert_close(block.attention.out(mixed), block.attention(read))
+
+
+def test_a_trace_of_a_padded_batch(make_model):
+    model = make_model()
+    row = torch.tensor([[3, 1, 4, 1]])
+    padded = torch.tensor([[0, 0, 3, 1, 4, 1]])
+    positions = torch.tensor([[0, 0, 0, 1, 2, 3]])
+    mask = torch.ones(6, 6, dtype=torch.bool).tril()[None, None].clone()
+    mask[..., 2:, :2] = False
+    ours = model.trace(padded, positions, mask)
+    for a, b in zip(ours.attention, model.trace(row).attention, strict=True):
+        torch.testing.assert_close(a[:, :, 2:, 2:], b)
+
+
+def test_sinusoidal_positions_do_not_drown_the_tokens(make_model):
+    """With embeddings of std 1 / sqrt(d_model), as in the paper, both parts are of one size."""
+    model = make_model(positions="sinusoidal", d_model=64)
+    model.embedding.weight.data.normal_(std=64**-0.5)
+    [state] = model.trace(torch.arange(20)[None]).residuals[0]
+    tokens = state - model.position_table[:20]
+    torch.testing.assert_close(tokens, 8 * model.embedding.weight[:20])
+    assert 0.5 < tokens.norm() / model.position_table[:20].norm() < 2
+
+
+def test_dropout_is_only_for_training(make_model):
+    idx = torch.randint(40, (2, 10))
+    plain, dropped = make_model(), make_model(dropout=0.5)
+    assert torch.equal(plain(idx), dropped(idx))
+    assert torch.equal(plain.train()(idx), plain.eval()(idx))
+    dropped.train()
+    assert not torch.equal(dropped(idx), dropped(idx))
+    zeros = [(state == 0).float().mean().item() for state in dropped.trace(idx).residuals[:1]]
+    assert zeros[0] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("bad", [40, -1])
+def test_an_id_outside_the_vocabulary_is_an_error(make_model, bad):
+    with pytest.raises(CourseError, match=f"{min(bad, 3)} to {max(bad, 3)}.* knows 0 to 39"):
+        make_model()(torch.tensor([[3, bad]]))
 
 
 def test_more_tokens_than_the_context_is_an_error(make_model):

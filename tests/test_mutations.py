@@ -10,7 +10,7 @@ import textwrap
 import oracles
 import pytest
 
-from course_lib import chat, evaluate, ppo, reward
+from course_lib import chat, dpo, evaluate, grpo, lora, ppo, reward, sft
 
 o = oracles
 # (function, its check, the right text, a plausible mistake)
@@ -23,6 +23,14 @@ MUTANTS = [
     (chat.supervised_targets, o.check_shift, "zip(ids[1:], mask[1:]", "zip(ids[:-1], mask[:-1]"),
     (chat.supervised_targets, o.check_shift, "zip(ids[1:], mask[1:]", "zip(ids[1:], mask[:-1]"),
     (chat.supervised_targets, o.check_shift, "i if m else", "i if not m else"),
+    # supervised fine-tuning
+    (sft.chat_batch, o.check_chat_batch, "for i in draw], IGNORE_INDEX", "for i in draw], 0"),
+    (sft.chat_batch, o.check_chat_batch, "examples.targets[i]", "examples.inputs[i]"),
+    (sft.block_mask, o.check_block_mask, "same & causal_mask", "same | causal_mask"),
+    (sft.block_mask, o.check_block_mask, "(same & ", "(torch.ones_like(same) & "),
+    (sft.packed_batch, o.check_packed_batch, "for p in range(", "for p in range(i, i + "),
+    (sft.packed_batch, o.check_packed_batch, "[[i for i in row for _", "[[0 for i in row for _"),
+    (sft.packed_batch, o.check_packed_batch, "targets, IGNORE_INDEX", "targets, 0"),
     # reward model
     (reward.pairwise_loss, o.check_pairwise_loss, "chosen - rejected", "rejected - chosen"),
     (reward.pairwise_loss, o.check_pairwise_loss, "- margin", "+ margin"),
@@ -47,6 +55,19 @@ MUTANTS = [
     ),
     (reward.normalise, o.check_normalise, "scores.mean()) * gain", "scores.mean())"),
     (reward.normalise, o.check_normalise, "model.gain.mul_(gain)", "model.gain.copy_(gain)"),
+    (reward.pair_scores, o.check_pair_scores, "in (chosen, rejected)", "in (rejected, chosen)"),
+    (reward.pair_scores, o.check_pair_scores, "tuple(p.rejected)", "tuple(p.chosen)"),
+    (reward.reward_loss, o.check_reward_loss, "chosen + rejected) ** 2", "chosen - rejected) ** 2"),
+    (reward.reward_loss, o.check_reward_loss, "+ 0.01 *", "- 0.01 *"),
+    (reward.reward_loss, o.check_reward_loss, "rejected, margin)", "rejected, -margin)"),
+    (reward.calibration, o.check_calibration, "margins.abs().sigmoid()", "margins.sigmoid()"),
+    (reward.calibration, o.check_calibration, "margins > 0", "margins.abs() > 0"),
+    (reward.calibration, o.check_calibration, "confidence.argsort()", "right.argsort()"),
+    (reward.best_of_n, o.check_best_of_n, "math.comb(k, n - 1)", "math.comb(k + 1, n - 1)"),
+    (reward.best_of_n, o.check_best_of_n, "scores.argsort(dim=1)", "values.argsort(dim=1)"),
+    (reward.best_of_n, o.check_best_of_n, "argsort(dim=1)", "argsort(dim=1, descending=True)"),
+    (reward.best_of_n_kl, o.check_best_of_n_kl, "(n - 1) / n", "(n - 1)"),
+    (reward.best_of_n_kl, o.check_best_of_n_kl, ") - (", ") + ("),
     # log-probabilities
     (evaluate.response_positions, o.check_response_positions, "len(c) - 1", "len(c)"),
     (evaluate.response_positions, o.check_response_positions, "len(r) for r", "len(r) - 1 for r"),
@@ -63,6 +84,36 @@ MUTANTS = [
     (ppo.kl_estimates, o.check_kl_estimates, "logprobs - ref_logprobs", "ref_logprobs - logprobs"),
     (ppo.kl_estimates, o.check_kl_estimates, "expm1(-d) + d", "expm1(d) - d"),
     (ppo.kl_estimates, o.check_kl_estimates, "d**2 / 2", "d**2"),
+    (ppo.adapt_kl_coef, o.check_adapt_kl_coef, "kl / target - 1", "1 - kl / target"),
+    (
+        ppo.adapt_kl_coef,
+        o.check_adapt_kl_coef,
+        "min(max(kl / target - 1, -0.2), 0.2)",
+        "kl / target - 1",
+    ),
+    (ppo.adapt_kl_coef, o.check_adapt_kl_coef, " / horizon", ""),
+    (ppo.penalise_missing_end, o.check_missing_end, "= ~torch", "= torch"),
+    (ppo.penalise_missing_end, o.check_missing_end, "scores + ", "scores - "),
+    (
+        ppo.minibatches,
+        o.check_minibatches,
+        "torch.randperm(n, generator=generator)",
+        "torch.arange(n)",
+    ),
+    (
+        ppo.minibatches,
+        o.check_minibatches,
+        "torch.randperm(n, generator=generator)",
+        "torch.randint(n, (n,), generator=generator)",
+    ),
+    (ppo.rollout_metrics, o.check_rollout_metrics, ".sum(-1).mean().item()", ".mean().item()"),
+    (ppo.rollout_metrics, o.check_rollout_metrics, "score - kl_coef", "score + kl_coef"),
+    (
+        ppo.rollout_metrics,
+        o.check_rollout_metrics,
+        "masked_mean(roll.entropy, roll.mask)",
+        "roll.entropy.mean()",
+    ),
     (ppo.token_rewards, o.check_token_rewards, "= -kl_coef", "= kl_coef"),
     (ppo.token_rewards, o.check_token_rewards, '["k1"] * mask', '["k1"]'),
     (
@@ -102,7 +153,81 @@ MUTANTS = [
         "(returns - values) ** 2, mask",
         "(returns - values) ** 2, mask | True",
     ),
+    # GRPO
+    (
+        grpo.group_advantages,
+        o.check_group_advantages,
+        "view(-1, group_size)",
+        "view(group_size, -1)",
+    ),
+    (
+        grpo.group_advantages,
+        o.check_group_advantages,
+        "groups.mean(-1, keepdim=True)",
+        "groups.mean()",
+    ),
+    (grpo.group_advantages, o.check_group_advantages, "groups.std(-1,", "groups.var(-1,"),
+    (grpo.group_advantages, o.check_group_advantages, "groups - groups", "groups + groups"),
+    # DPO
+    (
+        dpo.implicit_reward,
+        o.check_implicit_reward,
+        "logprobs - ref",
+        "ref_logprobs - logprobs + 0 * ref",
+    ),
+    (dpo.implicit_reward, o.check_implicit_reward, "beta * (", "(1 / beta) * ("),
+    (dpo.dpo_loss, o.check_dpo_loss, "(chosen, ref_chosen, beta)", "(rejected, ref_chosen, beta)"),
+    (
+        dpo.dpo_loss,
+        o.check_dpo_loss,
+        "(rejected, ref_rejected, beta)",
+        "(rejected, ref_chosen, beta)",
+    ),
+    (dpo.dpo_loss, o.check_dpo_reaches_the_optimum, "(chosen, ref_chosen,", "(ref_chosen, chosen,"),
+    (
+        dpo.dpo_loss,
+        o.check_dpo_reaches_the_optimum,
+        "rejected, ref_rejected, beta",
+        "rejected, 0 * ref_rejected, beta",
+    ),
+    (dpo.reply_logprobs, o.check_reply_logprobs, ".sum(-1)", ".mean(-1)"),
+    (dpo.reply_logprobs, o.check_reply_logprobs, ".sum(-1)", "[:, -1]"),
+    (
+        dpo.preference_loss,
+        o.check_preference_loss,
+        "(reply_logprobs, reference)",
+        "(reply_logprobs, policy)",
+    ),
+    (
+        dpo.preference_loss,
+        o.check_preference_loss,
+        "dpo_loss(chosen, rejected",
+        "dpo_loss(rejected, chosen",
+    ),
+    # LoRA
+    (lora.LoRALinear.forward, o.check_lora_forward, "self.scale * ", ""),
+    (lora.LoRALinear.forward, o.check_lora_forward, "return y + ", "return y - "),
+    (lora.merge, o.check_merge, "+= layer.scale", "-= layer.scale"),
+    (lora.merge, o.check_merge, "layer.scale * layer.lora_b", "layer.lora_b"),
+    (lora.merge, o.check_merge, "if layer.unmerged is None", "if True"),
 ]
+# Every formula of fine-tuning and RL: none may be without its mistakes.
+FORMULAS = [
+    *(chat.render, chat.supervised_targets, sft.chat_batch, sft.block_mask, sft.packed_batch),
+    *(reward.pairwise_loss, reward.RewardModel.forward, reward.normalise, reward.reward_loss),
+    *(reward.pair_scores, reward.calibration, reward.best_of_n, reward.best_of_n_kl),
+    *(evaluate.response_positions, evaluate.response_logprobs),
+    *(ppo.masked_mean, ppo.masked_whiten, ppo.kl_estimates, ppo.adapt_kl_coef),
+    *(ppo.penalise_missing_end, ppo.token_rewards, ppo.gae, ppo.policy_loss, ppo.value_loss),
+    *(ppo.explained_variance, ppo.minibatches, ppo.rollout_metrics),
+    *(grpo.group_advantages, dpo.implicit_reward, dpo.dpo_loss, dpo.reply_logprobs),
+    *(dpo.preference_loss, lora.LoRALinear.forward, lora.merge),
+]
+
+
+@pytest.mark.parametrize("formula", FORMULAS, ids=lambda f: f"{f.__module__}.{f.__qualname__}")
+def test_every_formula_has_two_mistakes(formula):
+    assert sum(mutant[0] is formula for mutant in MUTANTS) >= 2
 
 
 def mutate(function, right, wrong, names=None):
@@ -157,17 +282,36 @@ def test_mistakes_lead_away_from_the_optimal_policy(name, right, wrong):
     ("name", "right", "wrong"),
     [
         # the ratio compares two temperatures
-        ("_update", "contexts, responses, t)", "contexts, responses)"),
-        # returns made from whitened advantages
-        ("_update", "returns[part, :width]", "(advantages + roll.values)[part, :width]"),
+        ("update_policy", "responses, settings.temperature)", "responses)"),
         # rows of the minibatch mixed up
-        ("_update", "roll.logprobs[part, :width]", "roll.logprobs[: len(part), :width]"),
-        ("roll_out", "scores + penalty", "scores - penalty"),
+        ("update_policy", "roll.logprobs[part, :width]", "roll.logprobs[: len(part), :width]"),
+        # returns made from whitened advantages
+        ("ppo_iteration", "roll, returns, part", "roll, advantages + roll.values, part"),
         ("ppo_iteration", "masked_whiten(advantages, roll.mask)", "advantages"),
         ("ppo_iteration", "roll.scores, roll.logprobs", "-roll.scores, roll.logprobs"),
+        ("roll_out", "ended, settings.missing_end_penalty", "ended, 0.0"),
     ],
 )
 def test_the_first_minibatch_shows_mistakes_in_the_iteration(monkeypatch, name, right, wrong):
     monkeypatch.setattr(ppo, name, getattr(ppo, name))  # undone after the test
     mutate(getattr(ppo, name), right, wrong, vars(ppo))  # replaces the function in the module
     expect_failure(oracles.check_first_minibatch, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("for _ in range(settings.group_size)]", "][:1] * 12"),  # one group of all
+        (
+            "[context for context in contexts for _ in range(settings.group_size)]",
+            "contexts * settings.group_size",  # the groups interleaved
+        ),
+        ("settings.kl_coef\n    ).sum(-1)", "settings.kl_coef\n    )[:, 0]"),
+        ("roll.mask, settings.kl_coef\n", "roll.mask, -settings.kl_coef\n"),
+        ("[:, None] * roll.mask", "[:, None] * roll.mask / roll.mask.sum(-1, keepdim=True)"),
+    ],
+)
+def test_the_first_group_shows_mistakes_in_the_iteration(monkeypatch, right, wrong):
+    monkeypatch.setattr(grpo, "grpo_iteration", grpo.grpo_iteration)  # undone after the test
+    mutant = mutate(grpo.grpo_iteration, right, wrong, vars(grpo))
+    expect_failure(oracles.check_first_group, monkeypatch, mutant)

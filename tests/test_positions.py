@@ -24,6 +24,34 @@ def test_rotating_by_hand():
     assert rotate(x, cos, sin).tolist() == [[[[0.0, 0.0, 1.0, 2.0]]]]
 
 
+def test_interleaved_rotation_by_hand_and_against_gptj():
+    x = torch.tensor([[[[1.0, 2.0, 0.0, 0.0]]]])
+    cos, sin = torch.zeros(1, 2), torch.ones(1, 2)
+    assert rotate(x, cos, sin, interleaved=True).tolist() == [[[[-2.0, 1.0, 0.0, 0.0]]]]
+    gptj = pytest.importorskip("transformers.models.gptj.modeling_gptj")
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 3, 8)  # theirs: (B, T, n_heads, d_head)
+    sin, cos = gptj.create_sinusoidal_positions(5, 8).chunk(2, dim=-1)
+    expected = gptj.apply_rotary_pos_emb(x, sin[None], cos[None]).transpose(1, 2)
+    angles = rotary_angles(torch.arange(5), 8)
+    torch.testing.assert_close(rotate(x.transpose(1, 2), *angles, interleaved=True), expected)
+
+
+def test_the_two_layouts_differ_by_the_order_of_dimensions():
+    torch.manual_seed(0)
+    x, angles = torch.randn(1, 2, 5, 8), rotary_angles(torch.arange(5), 8)
+    order = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
+    interleaved = rotate(x, *angles, interleaved=True)
+    torch.testing.assert_close(interleaved[..., order], rotate(x[..., order], *angles))
+    assert not torch.allclose(interleaved, rotate(x, *angles))
+
+
+def test_theta_and_scaling_by_hand():
+    cos, _ = rotary_angles(torch.tensor([6]), 4, theta=100.0, scaling=2.0)
+    expected = [math.cos(3), math.cos(3 / 10)]  # 100 ** (-2 / 4) = 1 / 10
+    torch.testing.assert_close(cos[0], torch.tensor(expected))
+
+
 def test_position_zero_does_not_turn_and_lengths_stay():
     torch.manual_seed(0)
     x = torch.randn(1, 2, 5, 8)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course_lib import evaluate, ppo
+from course_lib.errors import CourseError
 
 
 def test_masked_mean():
@@ -26,6 +27,30 @@ def test_kl_estimates_match_the_exact_divergence():
 def test_k3_keeps_its_precision_near_zero():
     d = torch.tensor([1e-4])
     assert ppo.kl_estimates(d, torch.zeros(1))["k3"].item() == pytest.approx(5e-9, rel=0.1)
+
+
+def test_adapt_kl_coef():
+    oracles.check_adapt_kl_coef(ppo.adapt_kl_coef)
+
+
+def test_the_adaptive_price_finds_its_target():
+    """A policy whose KL falls as its price rises settles at the KL that was asked for."""
+    kl_coef = 0.01
+    for _ in range(300):
+        kl_coef = ppo.adapt_kl_coef(kl_coef, 2.0 / kl_coef, target=8.0, n_steps=64, horizon=256)
+    assert 2.0 / kl_coef == pytest.approx(8.0, rel=1e-3)
+
+
+def test_penalise_missing_end():
+    oracles.check_missing_end(ppo.penalise_missing_end)
+
+
+def test_rollout_metrics():
+    oracles.check_rollout_metrics(ppo.rollout_metrics)
+
+
+def test_minibatches():
+    oracles.check_minibatches(ppo.minibatches)
 
 
 def test_token_rewards():
@@ -104,6 +129,36 @@ def test_the_objective_subtracts_the_price_of_the_divergence():
     m = ppo.ppo_iteration(players, [[0]] * 64, {oracles.STOP}, settings, generator, 1.0)
     assert m["kl"] > 0.05
     assert m["objective"] == pytest.approx(m["score"] - 0.25 * m["kl"], abs=1e-5)
+
+
+def test_the_value_model_learns_the_returns():
+    """Of a policy that stands still; it ends up better than a constant."""
+    settings = ppo.PPOSettings(1, max_new_tokens=2, learning_rate=0.0, value_learning_rate=3e-2)
+    players = oracles.tiny_players(settings)
+    generator = torch.Generator().manual_seed(0)
+    explained = [
+        ppo.ppo_iteration(players, [[0]] * 128, {oracles.STOP}, settings, generator, 1.0)
+        for _ in range(12)
+    ]
+    explained = [row["explained_variance"] for row in explained]
+    assert explained[0] < -0.5 and min(explained[-4:]) > 0
+
+
+def test_a_gradient_that_is_not_finite_stops_the_training():
+    settings = ppo.PPOSettings(1, max_new_tokens=2)
+    players = oracles.tiny_players(settings)
+    before = [p.clone() for p in players.policy.parameters()]
+    with pytest.raises(CourseError, match="gradient norm is nan"):
+        ppo.ppo_iteration(
+            players,
+            [[0]] * 8,
+            {oracles.STOP},
+            settings,
+            torch.Generator(),
+            1.0,
+            lambda policy: policy.embedding.weight.sum() * float("nan"),
+        )
+    assert all(map(torch.equal, before, players.policy.parameters()))
 
 
 def test_a_rate_share_of_zero_changes_nothing():

@@ -1,12 +1,23 @@
 """Supervised fine-tuning: the shift, the mask in the loss, truncation, padding."""
 
+import oracles
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from course_lib.chat import SPECIAL_TOKENS, render
 from course_lib.data import IGNORE_INDEX
 from course_lib.errors import CourseError
-from course_lib.sft import chat_batch, encode_conversations, replay_loss, sft_loss
+from course_lib.sft import (
+    block_mask,
+    chat_batch,
+    encode_conversations,
+    pack,
+    packed_batch,
+    replay_loss,
+    sft_loss,
+)
 from course_lib.tokenizer import BPETokenizer
 
 BYTES = BPETokenizer([], SPECIAL_TOKENS)
@@ -118,3 +129,64 @@ def test_replay_is_the_loss_on_windows_of_the_stream(make_model):
     logits = model(stream[None, :-1])
     expected = torch.nn.functional.cross_entropy(logits[0], stream[1:])
     torch.testing.assert_close(replay_loss(model, stream, 3, 0, 0), expected)
+
+
+# -- packing --------------------------------------------------------------------------------------
+
+
+def test_chat_batch_and_block_mask():
+    oracles.check_chat_batch(chat_batch)
+    oracles.check_block_mask(block_mask)
+
+
+@given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=40))
+def test_packing_keeps_every_conversation_once_and_wastes_little(lengths):
+    rows = pack(lengths, 20)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    filled = [sum(lengths[i] for i in row) for row in rows]
+    assert max(filled) <= 20
+    # Best fit leaves no two rows that would fit into one.
+    assert len(rows) == 1 or sum(sorted(filled)[:2]) > 20
+
+
+def test_a_conversation_longer_than_a_row_is_an_error():
+    with pytest.raises(CourseError, match="21 tokens does not fit a row of 20"):
+        pack([3, 21], 20)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned", "sinusoidal", "none"])
+def test_packed_rows_have_the_loss_and_gradients_of_the_conversations_alone(positions):
+    oracles.check_packed_batch(packed_batch, positions=positions)
+
+
+def test_nothing_leaks_across_the_border():
+    """The loss of one conversation has no gradient at the tokens of the other, either way."""
+    model = oracles.loud_model()
+    idx, targets, positions, mask = packed_batch(oracles.EXAMPLES, [[0, 1]])
+
+    def reach(of, mask):
+        """The largest gradient of the loss at tokens `of` with respect to each token's vector."""
+        vectors = []
+        hook = model.embedding.register_forward_hook(
+            lambda _, __, out: vectors.append(out.detach().requires_grad_()) or vectors[-1]
+        )
+        asked = torch.full_like(targets, IGNORE_INDEX)
+        asked[:, of] = targets[:, of]
+        loss = sft_loss(model, idx, asked, positions, mask)
+        hook.remove()
+        return torch.autograd.grad(loss, vectors[0])[0].abs().amax(-1)[0]
+
+    assert (reach(slice(3, 5), mask)[:3] == 0).all() and (reach(slice(0, 3), mask)[3:] == 0).all()
+    causal = torch.ones(1, 1, 5, 5, dtype=torch.bool).tril()
+    assert (reach(slice(3, 5), causal)[:3] > 0).all()  # what the block mask is for
+
+
+def test_packing_real_conversations(tiny_tokenizer, make_model):
+    talks = [[("user", "Hi" * n), ("assistant", "Yes." * n)] for n in range(1, 9)]
+    examples = encode_conversations(talks, tiny_tokenizer, 64)
+    rows = pack([len(ids) for ids in examples.inputs], 64)
+    assert len(rows) < len(talks)
+    model = make_model(tiny_tokenizer.vocab_size)
+    packed = sft_loss(model, *packed_batch(examples, rows))
+    padded = sft_loss(model, *packed_batch(examples, [[i] for i in range(len(talks))]))
+    torch.testing.assert_close(packed, padded)

@@ -1,5 +1,6 @@
 """Byte-level BPE: merges by hand, a slow textbook trainer, Hugging Face, and any string."""
 
+import base64
 import itertools
 import json
 from collections import Counter
@@ -11,7 +12,18 @@ from hypothesis import strategies as st
 
 from course_lib.atlas.documents import documents
 from course_lib.errors import CourseError
-from course_lib.tokenizer import GPT2_PATTERN, BPETokenizer, count_pairs, merge_pair
+from course_lib.pieces import DIGITS_PATTERN, GPT2_PATTERN
+from course_lib.tokenizer import BPETokenizer, byte_letters
+
+
+def merge_pair(symbols, pair):
+    """Replace a pair by its concatenation, left to right."""
+    out, rest = [], list(symbols)
+    while rest:
+        n = 2 if tuple(rest[:2]) == pair else 1
+        out.append(b"".join(rest[:n]))
+        del rest[:n]
+    return tuple(out)
 
 
 def textbook_merges(text, n_merges):
@@ -50,12 +62,6 @@ def test_ties_go_to_the_greater_pair():
     assert BPETokenizer.train("ab cd", 257).merges == [(b"c", b"d")]
     assert BPETokenizer.train("cd ab", 257).merges == [(b"c", b"d")]
     assert BPETokenizer.train("ab cd ab", 257).merges == [(b"a", b"b")]
-
-
-def test_count_and_merge_by_hand():
-    assert count_pairs({(b"a", b"a", b"a"): 3}) == {(b"a", b"a"): 6}
-    assert merge_pair((b"a", b"a", b"a", b"b"), (b"a", b"a")) == (b"aa", b"a", b"b")
-    assert merge_pair((b"a",), (b"a", b"a")) == (b"a",)
 
 
 def test_equals_the_textbook_trainer_on_atlas():
@@ -104,10 +110,44 @@ def test_too_small_a_vocabulary_and_empty_texts_are_errors():
             BPETokenizer.train(empty, 300)
 
 
-def test_repeated_and_empty_special_tokens_are_errors():
-    for wrong in (["<a>", "<a>"], [""]):
+def test_files_texts_and_iterators_train_alike(tmp_path):
+    text = "\n\n  ".join(documents(30, 6))
+    path = tmp_path / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    merges = BPETokenizer.train(text, 256 + 80).merges
+    assert BPETokenizer.train(path, 256 + 80).merges == merges
+    assert BPETokenizer.train(iter([path]), 256 + 80).merges == merges
+    assert BPETokenizer.train([path, text], 256 + 80).merges == merges  # all counts double
+
+
+def test_a_long_file_is_read_in_blocks(tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text("abcd " * 300_000 + "abcd", encoding="utf-8")  # over one block
+    assert BPETokenizer.train(path, 300).merges == BPETokenizer.train(path.read_text(), 300).merges
+
+
+def test_unreadable_training_files_are_errors(tmp_path):
+    with pytest.raises(CourseError, match="cannot read"):
+        BPETokenizer.train(tmp_path / "none.txt", 300)
+    path = tmp_path / "latin.txt"
+    path.write_bytes("é".encode("latin-1"))
+    with pytest.raises(CourseError, match="not UTF-8"):
+        BPETokenizer.train(path, 300)
+
+
+def test_texts_of_an_iterator_do_not_touch():
+    assert BPETokenizer.train(["a", "b"] * 9, 257).merges == []
+
+
+def test_repeated_empty_and_colliding_special_tokens_are_errors():
+    for wrong in (["<a>", "<a>"], [""], {"<a>": 7}):
         with pytest.raises(CourseError, match="special token"):
             BPETokenizer([], wrong)
+
+
+def test_a_merge_of_unknown_tokens_is_an_error():
+    with pytest.raises(CourseError, match="a merge needs the token b'ab'"):
+        BPETokenizer([(b"ab", b"c")])
 
 
 # -- Hugging Face -------------------------------------------------------------------------------
@@ -188,11 +228,35 @@ def test_unpaired_surrogates_can_be_trained_on():
     assert BPETokenizer.train("\ud800\udfff", 257).merges == [(b"?", b"?")]
 
 
-@given(chunks=st.lists(st.text(max_size=8)))
-def test_encode_iterable_encodes_every_chunk(chunks):
-    tokenizer, _ = _pair_of_tokenizers()
-    ids = list(tokenizer.encode_iterable(iter(chunks)))
-    assert ids == [i for chunk in chunks for i in tokenizer.encode(chunk)]
+END = "<|end|>"
+SCRAPS = [*"a 1.'\n\t", "  ", "'re", "'ll", "é", END, END + END, "<|", "end", "|>", "word"]
+
+
+@given(parts=st.lists(st.sampled_from(SCRAPS), max_size=12))
+def test_encode_iterable_equals_encode_wherever_the_text_is_cut(parts):
+    text = "".join(parts)
+    cuts = [[text[:i], text[i:]] for i in range(1, len(text))] + [list(text), parts]
+    for pattern in (GPT2_PATTERN, DIGITS_PATTERN):
+        tokenizer = BPETokenizer(
+            [(b" ", b" "), (b" ", b"a"), (b"'", b"r")], [END, END * 2], pattern
+        )
+        for allowed in ((), (END,), "all"):
+            ids = tokenizer.encode(text, allowed)
+            for chunks in cuts:
+                assert list(tokenizer.encode_iterable(chunks, allowed)) == ids
+
+
+def test_encode_iterable_reads_no_further_than_it_must(tiny_tokenizer):
+    endless = itertools.repeat("some words ")
+    ids = list(itertools.islice(tiny_tokenizer.encode_iterable(endless), 500))
+    assert ids == tiny_tokenizer.encode("some words " * 500)[:500]
+
+
+@pytest.mark.timeout(60)
+def test_long_words_take_no_quadratic_time():
+    tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"th"), (b" ", b" ")])
+    assert len(tokenizer.encode("th" * 200_000)) == 100_000
+    assert len(tokenizer.encode(" " * 200_000)) == 100_000
 
 
 def test_half_a_character_decodes_to_the_replacement_character(tiny_tokenizer):
@@ -249,6 +313,82 @@ def test_save_and_load(tiny_tokenizer, tmp_path):
     text = documents(1, 7)[0] + " éß🙂"
     assert again.encode(text) == tiny_tokenizer.encode(text)
     assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+# -- other people's vocabularies ------------------------------------------------------------------
+
+
+def shuffled():
+    """A small vocabulary in GPT-2's alphabet: a special token first, then merges, then bytes."""
+    letters = byte_letters()
+    merges = ["Ġ t", "h e", "Ġt he"]
+    tokens = ["<|end|>", *(m.replace(" ", "") for m in merges), *letters]
+    return tokens, merges
+
+
+def test_gpt2_letters_are_those_of_transformers():
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    assert byte_letters() == [bytes_to_unicode()[b] for b in range(256)]
+
+
+def test_a_vocabulary_with_its_own_order(tmp_path):
+    tokens, merges = shuffled()
+    tokenizer = BPETokenizer.from_strings(tokens, merges, ["<|end|>"])
+    assert tokenizer.merges == [(b" ", b"t"), (b"h", b"e"), (b" t", b"he")]
+    assert tokenizer.special_ids == {"<|end|>": 0} and tokenizer.vocab[3] == b" the"
+    ids = tokenizer.encode("x the<|end|>", "all")
+    assert ids == [4 + ord("x"), 3, 0] and tokenizer.decode(ids) == "x the<|end|>"
+    assert 0 not in tokenizer.encode("<|end|>")
+    tokenizer.save(tmp_path / "t.json")
+    again = BPETokenizer.load(tmp_path / "t.json")
+    assert again.vocab == tokenizer.vocab and again.special_ids == tokenizer.special_ids
+    assert again.encode("x the<|end|>", "all") == ids
+
+
+def test_gpt2_files(tmp_path):
+    tokens, merges = shuffled()
+    (tmp_path / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
+    lines = ["#version: 0.2", *merges, ""]
+    (tmp_path / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+    paths = tmp_path / "vocab.json", tmp_path / "merges.txt"
+    expected = BPETokenizer.from_strings(tokens, merges, ["<|end|>"])
+    assert BPETokenizer.from_gpt2(*paths, ["<|end|>"]).vocab == expected.vocab
+    with pytest.raises(CourseError, match=r"lacks the special tokens \['<|endoftext|>'\]"):
+        BPETokenizer.from_gpt2(*paths)
+    paths[0].write_text("{")
+    with pytest.raises(CourseError, match="not a complete JSON file"):
+        BPETokenizer.from_gpt2(*paths)
+
+
+def test_tiktoken_files_give_back_the_merges(tmp_path, tiny_tokenizer):
+    path, special = tmp_path / "x.tiktoken", tiny_tokenizer.special_ids
+    rows = [
+        f"{base64.b64encode(token).decode()} {i}"
+        for i, token in tiny_tokenizer.vocab.items()
+        if i not in special.values()
+    ]
+    path.write_text("\n".join(rows) + "\n")
+    again = BPETokenizer.from_tiktoken(path, special)
+    assert again.merges == tiny_tokenizer.merges and again.vocab == tiny_tokenizer.vocab
+    path.write_text("\n".join([*rows, "YWJjZA== 999"]))  # "abcd", of which no part is known
+    with pytest.raises(CourseError, match="no merge of two earlier tokens makes b'abcd'"):
+        BPETokenizer.from_tiktoken(path, special)
+    path.write_text(rows[0] + "\nabc")
+    with pytest.raises(CourseError, match=r"not a complete \.tiktoken file"):
+        BPETokenizer.from_tiktoken(path, special)
+
+
+def test_wrong_vocabularies_are_errors():
+    tokens, merges = shuffled()
+    with pytest.raises(CourseError, match="not written in GPT-2's byte alphabet"):
+        BPETokenizer.from_strings([*tokens, "two words"], merges, ["<|end|>"])
+    with pytest.raises(CourseError, match="a merge needs the token"):
+        BPETokenizer.from_strings(tokens, [*merges, "q q"], ["<|end|>"])
+    no_x = [t for t in tokens if t != "x"]
+    assert BPETokenizer.from_strings(no_x, merges, ["<|end|>"]).encode("y")
+    with pytest.raises(CourseError, match="'xyz' holds the byte b'x'"):
+        BPETokenizer.from_strings(no_x, merges, ["<|end|>"]).encode("xyz")
 
 
 def test_missing_truncated_and_foreign_files_are_errors(tiny_tokenizer, tmp_path):

@@ -1,7 +1,6 @@
 """The training loop: schedule, accumulation, clipping, exact resume, and losses that blow up."""
 
 import contextlib
-import itertools
 import math
 
 import pytest
@@ -11,7 +10,7 @@ from course_lib import train as training
 from course_lib.data import IGNORE_INDEX, windows
 from course_lib.errors import CourseError
 from course_lib.files import MetricLog, load_tensors
-from course_lib.train import TrainSettings, cross_entropy, make_optimizers, rate_share, train
+from course_lib.train import TrainSettings, cross_entropy, make_optimizers, train
 
 STREAM = torch.arange(400) % 37
 
@@ -38,27 +37,6 @@ def test_cross_entropy_by_hand():
 def test_a_fully_masked_batch_is_an_error():
     with pytest.raises(CourseError, match="every target is masked"):
         cross_entropy(torch.zeros(2, 3, 5), torch.full((2, 3), IGNORE_INDEX))
-
-
-def test_the_schedule_at_its_borders():
-    settings = TrainSettings(steps=100, warmup=10, final_share=0.05)
-    share = [rate_share(step, settings) for step in range(100)]
-    assert share[0] == 0.1 and share[8] == pytest.approx(0.9)
-    assert share[9] == share[10] == 1
-    assert share[99] == pytest.approx(0.05)
-    middle = 10 + 89 / 2
-    between = (
-        rate_share(math.floor(middle), settings) + rate_share(math.ceil(middle), settings)
-    ) / 2
-    assert between == pytest.approx((1 + 0.05) / 2)
-    assert all(a <= b for a, b in itertools.pairwise(share[:10]))
-    assert all(a >= b for a, b in itertools.pairwise(share[10:]))
-
-
-def test_short_schedules_stay_in_range():
-    for steps, warmup in ((1, 0), (1, 20), (21, 20), (2, 1)):
-        settings = TrainSettings(steps=steps, warmup=warmup)
-        assert all(0 < rate_share(step, settings) <= 1 for step in range(steps))
 
 
 def test_every_parameter_has_one_optimizer(make_model):
@@ -107,6 +85,41 @@ def test_accumulation_equals_the_large_batch(make_model, tmp_path, monkeypatch, 
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
 
 
+def test_accumulated_means_weigh_by_their_targets(
+    make_model, tmp_path, monkeypatch, full_precision
+):
+    """Micro-batches with 1, 4, 16 and 60 targets; the mean of their means is another loss."""
+    monkeypatch.setattr(training, "make_optimizers", plain_descent)
+    settings = {"steps": 1, "learning_rate": 0.1, "clip": 1e9, "warmup": 0}
+    idx, targets = windows(STREAM, 16, 16, seed=0, step=0)
+    targets = targets.clone()  # of one memory with idx
+    for part, count in zip(targets.split(4), (1, 4, 16, 60), strict=True):
+        part[(torch.arange(64) >= count).view(4, 16)] = IGNORE_INDEX
+
+    def micro(model, i):
+        own = targets[4 * i : 4 * i + 4]
+        loss = cross_entropy(model(idx[4 * i : 4 * i + 4]), own)
+        return loss, int((own != IGNORE_INDEX).sum())
+
+    models = {name: make_model() for name in ("counted", "means", "large")}
+    losses = {
+        "counted": micro,
+        "means": lambda model, i: micro(model, i)[0],
+        "large": lambda model, i: cross_entropy(model(idx), targets),
+    }
+    rows = {}
+    for name, model in models.items():
+        accumulate = 1 if name == "large" else 4
+        path = tmp_path / name
+        train(model, losses[name], TrainSettings(**settings, accumulate=accumulate), path, name)
+        [rows[name]] = MetricLog.read(path / "metrics.jsonl")
+    for name, value in weights(models["counted"]).items():
+        torch.testing.assert_close(value, weights(models["large"])[name], rtol=1e-5, atol=1e-6)
+    assert rows["counted"]["loss"] == pytest.approx(rows["large"]["loss"], rel=1e-5)
+    assert rows["counted"]["grad_norm"] == pytest.approx(rows["large"]["grad_norm"], rel=1e-4)
+    assert rows["means"]["loss"] != pytest.approx(rows["large"]["loss"], rel=1e-3)
+
+
 def test_gradients_are_clipped_to_the_norm(make_model, tmp_path, monkeypatch, full_precision):
     monkeypatch.setattr(training, "make_optimizers", plain_descent)
     model = make_model()
@@ -145,10 +158,11 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("muon", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("kill_at", [2, 3, 7, 11])
-def test_a_killed_run_equals_an_uninterrupted_one(make_model, tmp_path, muon, kill_at):
+def test_a_killed_run_equals_an_uninterrupted_one(make_model, tmp_path, muon, dropout, kill_at):
     settings = TrainSettings(12, learning_rate=1e-2, checkpoint_every=3, accumulate=2, muon=muon)
-    whole = make_model()
+    whole = make_model(dropout=dropout)
     train(whole, loss_at, settings, tmp_path / "whole", "whole")
 
     def dies(model, step):
@@ -157,8 +171,10 @@ def test_a_killed_run_equals_an_uninterrupted_one(make_model, tmp_path, muon, ki
         return loss_at(model, step)
 
     with pytest.raises(Killed):
-        train(make_model(), dies, settings, tmp_path / "killed", "killed")
-    resumed = make_model(seed=0 if kill_at < 3 else 99)  # from a checkpoint the start is forgotten
+        train(make_model(dropout=dropout), dies, settings, tmp_path / "killed", "killed")
+    resumed = make_model(
+        seed=0 if kill_at < 3 else 99, dropout=dropout
+    )  # from a checkpoint the start is forgotten
     steps = []
 
     def count(model, step):
@@ -183,7 +199,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(make_model, tm
         return loss_at(model, step) * (bad if step == 5 else 1)
 
     settings = TrainSettings(10, checkpoint_every=2, learning_rate=1e-2)
-    with pytest.raises(CourseError, match=r"loss (nan|inf) .* at step 5.*smaller learning rate"):
+    with pytest.raises(
+        CourseError, match=r"loss (nan|inf) .* at step 5 \(batches 5 to 5\).*smaller learning rate"
+    ):
         train(model, blows_up, settings, tmp_path, "nan")
     tensors, note = load_tensors(tmp_path / "checkpoint.safetensors")
     assert note["step"] == 4

@@ -1,5 +1,6 @@
 """Widgets show what the models say, write the same bytes twice, and never write HTML unescaped."""
 
+import base64
 import copy
 import json
 import math
@@ -11,12 +12,18 @@ import torch
 from course_lib.atlas.prompts import Prompt
 from course_lib.chat import IM_END, SPECIAL_TOKENS
 from course_lib.errors import CourseError
-from course_lib.evaluate import Reply, chat_ids, document_ids, next_token_bars
+from course_lib.evaluate import Reply, chat_ids, document_ids, next_token_bars, replies
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.tokenizer import BPETokenizer
 from course_lib.widgets import probability_shift as module
-from course_lib.widgets.base import BOOK_BUILD_VARIABLE
+from course_lib.widgets.base import BOOK_BUILD_VARIABLE, WIDGET_DIR, module_source, style_sheet
+from course_lib.widgets.live import book_files
+from course_lib.widgets.mask_debugger import MaskDebugger
 from course_lib.widgets.probability_shift import ProbabilityShift, prompt_record, shift_record
+from course_lib.widgets.sampling_playground import SamplingPlayground, distribution
+from course_lib.widgets.three_way_chat import ThreeWayChat, first_exchange
+from course_lib.widgets.tokenizer_playground import TokenizerPlayground
+from course_lib.widgets.weights import pack
 
 MODELS = ("base", "sft", "rlhf")
 HOSTILE = "</script><script>alert(1)</script> <|im_end|> 🦊 שלום & \"'"
@@ -151,7 +158,8 @@ class FakeRun:
         return self.made
 
 
-def test_from_run_starts_at_the_largest_shift(models, tokenizer, records):
+def test_from_run_starts_at_the_largest_shift(models, tokenizer, records, monkeypatch):
+    monkeypatch.setenv(BOOK_BUILD_VARIABLE, "1")  # the page brings the models
     widget = ProbabilityShift.from_run(FakeRun(models, tokenizer), [PROMPT, FOLLOWUP])
     moved = [sum(step["moved"]) for step in widget.steps]
     assert moved[widget.position] == max(moved)
@@ -226,10 +234,107 @@ def test_book_bundle(records, models, tokenizer, monkeypatch):
     assert "<script>alert" not in page
     state = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page)[1])
     assert state["prompts"] == records
-    assert set(state) == {"prompts", "prompt_index", "answer_by", "position"}
+    assert set(state) == {"prompts", "prompt_index", "answer_by", "position", "live"}
+    assert state["live"] is False
     again = [prompt_record(models, tokenizer, p, n_bars=4) for p in (PROMPT, FOLLOWUP)]
     assert ProbabilityShift(again)._repr_mimebundle_() == bundle
     assert ProbabilityShift(again, key="other")._repr_mimebundle_() != bundle
+
+
+# -- modules and live models --------------------------------------------------------------------
+
+
+def test_a_module_is_one_file():
+    """The helpers stand in front of the module; nothing is imported or exported twice."""
+    for path in sorted(WIDGET_DIR.glob("*.mjs")):
+        source = module_source(path.stem)
+        assert not re.search(r"^import\b", source, re.MULTILINE), path.name
+        assert len(re.findall(r"^export default\b", source, re.MULTILINE)) == 1
+        assert len(re.findall(r"^export\b", source, re.MULTILINE)) == 1
+        if "static/kit.mjs" in path.read_text(encoding="utf-8"):
+            assert "function percent(p)" in source
+    assert ".cw-tok-chip" in style_sheet() and ".cw-gate" in style_sheet()
+
+
+LIVE = (ThreeWayChat, TokenizerPlayground, SamplingPlayground, MaskDebugger)
+
+
+@pytest.mark.parametrize("kind", LIVE)
+def test_live_widgets_in_the_book(kind, smoke_run, monkeypatch):
+    """The page holds no weights and no runtime, twice the same bytes, and an escaped fallback."""
+    monkeypatch.setenv(BOOK_BUILD_VARIABLE, "1")
+    page = kind(smoke_run)._repr_mimebundle_()["text/html"]
+    assert kind(smoke_run)._repr_mimebundle_()["text/html"] == page
+    state = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page)[1])
+    assert state["live"] is True
+    assert len(page) < 20_000
+    fallback = page.split("</script>", 1)[1]
+    tags = set(re.findall(r"</?([a-z]\w*)", fallback))
+    assert tags <= {
+        *("div", "p", "strong", "br", "table", "caption", "thead", "tbody", "tr", "th", "td")
+    }
+    assert len(re.findall(r"<(?:td|p)\b", fallback)) > 3
+
+
+def test_live_widget_with_a_kernel(smoke_run, monkeypatch):
+    """The small parts are a trait; the weights go over the comm, each when it is asked for."""
+    monkeypatch.delenv(BOOK_BUILD_VARIABLE, raising=False)
+    widget = TokenizerPlayground(smoke_run)
+    assert set(widget.live["models"]) == {"base", "sft", "rlhf", "reward"}
+    assert widget.live["source"].count("export class LiveModels") == 1
+    sent = []
+    monkeypatch.setattr(widget, "send", lambda content, buffers: sent.append((content, buffers)))
+    widget._send_weights(widget, {"want": "sft"}, [])
+    widget._send_weights(widget, {"want": "../../etc"}, [])
+    [(content, [data])] = sent
+    assert content == {"weights": "sft"}
+    assert data == pack(smoke_run.model("sft"))
+    assert widget.live["models"]["sft"]["bytes"] == len(data)
+
+
+def test_book_files(smoke_run):
+    files = dict(book_files(smoke_run))
+    names = {"base", "sft", "rlhf", "reward"}
+    assert set(files) == {"live.js"} | {n + e for n in names for e in (".bin", ".js")}
+    assert dict(book_files(smoke_run)) == files
+    for name in names:
+        code = files[f"{name}.js"].decode().split("'")[1]
+        assert base64.b64decode(code) == files[f"{name}.bin"]
+    state = json.loads(re.match(r"window.COURSE_LIVE = (.*);\n", files["live.js"].decode())[1])
+    assert state["models"]["base"]["bytes"] == len(files["base.bin"])
+    tokenizer = smoke_run.tokenizer()
+    assert len(state["tokenizer"]["merges"]) == len(tokenizer.merges)
+
+
+def test_fallbacks_are_measured(smoke_run):
+    """Chat: what the models answer, with their scores. Sampling: their distribution."""
+    tokenizer = smoke_run.tokenizer()
+    exchange = first_exchange(smoke_run, "Hi <b>")
+    prompt = Prompt("typed", "Hi <b>", None)
+    for name in MODELS:
+        [reply] = replies(smoke_run.model(name), tokenizer, [prompt], as_document=name == "base")
+        assert exchange["replies"][name]["text"] == reply.text
+    got = distribution(smoke_run, "sft", "Hi", {"temperature": 1.0, "top_k": 5})
+    probs = direct(smoke_run.model("sft"), chat_ids(Prompt("typed", "Hi", None), tokenizer))
+    assert got["kept"] == 5
+    assert got["mass"] == pytest.approx(probs.topk(5).values.sum().item(), abs=1e-4)
+    assert [row[1] for row in got["rows"][:5]] == pytest.approx(
+        probs.topk(5).values.tolist(), abs=1e-4
+    )
+    assert sum(row[2] for row in got["rows"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_live_widgets_refuse_what_does_not_exist(smoke_run):
+    with pytest.raises(CourseError, match="model_name is 'gpt'"):
+        SamplingPlayground(smoke_run, model_name="gpt")
+    with pytest.raises(CourseError, match="top_p"):
+        SamplingPlayground(smoke_run, knobs={"top_p": 7.0})
+    with pytest.raises(CourseError, match="merges is -1"):
+        TokenizerPlayground(smoke_run, merges=-1)
+    with pytest.raises(CourseError, match="unknown template"):
+        MaskDebugger(smoke_run, template="xml")
+    with pytest.raises(CourseError, match="speaks first"):
+        MaskDebugger(smoke_run, [("assistant", "a")])
 
 
 def test_live_bundle_is_anywidgets_own(records, monkeypatch):

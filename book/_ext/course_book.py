@@ -4,8 +4,8 @@
    own text changed. Here both also depend on the library, the trained run and the recorded
    studies (:func:`fingerprint`).
 2. **Local assets.** MathJax is copied from the installed package ``django-static-mathjax``;
-   each widget's ES module is published as a classic script, which also loads from disk.
-   A page loads only what it uses.
+   each widget's ES module is published as a classic script, which also loads from disk, and the
+   models of the run beside them. A page loads only what it uses; no page loads weights by itself.
 3. **Light pages.** The theme's icon script (0.5 MB) is left out (``_templates``); its icon font
    is cut down to the icons that the book shows.
 4. **A table of page weights** at the end of the build.
@@ -28,11 +28,16 @@ from fontTools import subset
 from fontTools.ttLib import TTFont
 from sphinx.util import logging
 
+from course_lib.errors import CourseError
+from course_lib.runs import Run, open_run
+from course_lib.widgets.base import WIDGET_DIR as WIDGETS
+from course_lib.widgets.base import module_source, style_sheet
+from course_lib.widgets.live import book_files
+
 logger = logging.getLogger(__name__)
 stdlib_logging.getLogger("fontTools").setLevel(stdlib_logging.WARNING)
 
 ROOT = Path(__file__).resolve().parents[2]
-WIDGETS = ROOT / "course_lib" / "widgets"
 # What a page can show depends on these files besides its own text.
 INPUTS = ("course_lib/**/*", "runs/laptop/**/manifest.json", "book/studies/*.json")
 WEIGHT_LIMIT_KB = 500
@@ -103,14 +108,32 @@ def publish_assets(app) -> None:
     static = Path(app.outdir) / "_static"
     shutil.rmtree(static / "vendor", ignore_errors=True)  # cut fonts of an earlier build
     copy_mathjax(static / "mathjax")
-    target = static / "widgets"
+    publish_widgets(static / "widgets")
+    try:
+        publish_models(static / "models", open_run())
+    except CourseError as error:
+        logger.warning("no live models in the book: %s", error)
+
+
+def publish_widgets(target: Path) -> None:
+    """Write the loader, the style sheet, and each widget's module as a classic script."""
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy(WIDGETS / "static" / "loader.js", target / "loader.js")
-    shutil.copy(WIDGETS / "widgets.css", target / "widgets.css")
+    (target / "widgets.css").write_text(style_sheet(), encoding="utf-8")
     for module in sorted(WIDGETS.glob("*.mjs")):
-        name, source = json.dumps(module.stem), json.dumps(module.read_text(encoding="utf-8"))
+        name, source = json.dumps(module.stem), json.dumps(module_source(module.stem))
         script = f"(window.COURSE_WIDGETS ??= {{}})[{name}] = {source};\n"
         (target / f"{module.stem}.js").write_text(script, encoding="utf-8")
+
+
+def publish_models(target: Path, run: Run) -> None:
+    """Write the weights that run in the page, and the script that brings the rest."""
+    target.mkdir(parents=True, exist_ok=True)
+    served = 0
+    for name, data in book_files(run):
+        (target / name).write_bytes(data)
+        served += len(data) if name.endswith(".bin") else 0
+    print(f"Weights of the live models, loaded when a reader asks: {served / 1e6:.2f} MB")
 
 
 def copy_mathjax(target: Path) -> None:
@@ -154,6 +177,8 @@ def trim_page(app, pagename, templatename, context, doctree) -> None:
         app.add_js_file(None, body=SEARCH_FROM_DISK)
     names = sorted(set(re.findall(r'class="course-widget" data-widget="([\w-]+)"', body)))
     if names:
+        if '"live":true' in body:  # in a widget's state: its models run in the page
+            app.add_js_file("models/live.js", loading_method="defer", priority=500)
         app.add_css_file("widgets/widgets.css")
         for name in names:
             if not (WIDGETS / f"{name}.mjs").is_file():

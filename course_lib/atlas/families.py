@@ -249,17 +249,17 @@ def _value_pattern(family: str) -> re.Pattern:
 
 
 _PATTERNS = {name: _value_pattern(name) for name in FAMILIES}
-_COUNTRY_NAMES = "|".join(re.escape(e) for e in sorted(entities("country"), key=len, reverse=True))
-_OF_COUNTRY = re.compile(rf"\b(?:of|in) ({_COUNTRY_NAMES})(?!\w)")
+_NAMES = sorted({entity for _, entity in FACTS}, key=lambda name: (-len(name), name))
+_OF_ENTITY = re.compile(rf"\b(?:of|in) ({'|'.join(map(re.escape, _NAMES))})(?!\w)")
 # Answers that hold such words themselves: "Port of Spain" says nothing of Spain.
-_NOT_OF_COUNTRY = [fact.answer for fact in FACTS.values() if _OF_COUNTRY.search(fact.answer)]
+_NOT_OF_ENTITY = [fact.answer for fact in FACTS.values() if _OF_ENTITY.search(fact.answer)]
 
 
-def _countries_named(text: str) -> list[str]:
-    """The countries that `text` speaks of, as in "of France" or "in France"."""
-    for answer in _NOT_OF_COUNTRY:
+def _entities_named(text: str) -> list[str]:
+    """The entities that `text` speaks of, as in "of France", "in France" or "of a lion"."""
+    for answer in _NOT_OF_ENTITY:
         text = text.replace(answer, "")
-    return _OF_COUNTRY.findall(text)
+    return _OF_ENTITY.findall(text)
 
 
 def stated_answer(fact: Fact, text: str) -> bool | None:
@@ -267,13 +267,13 @@ def stated_answer(fact: Fact, text: str) -> bool | None:
 
     Returns:
         True for the right answer, False for another value of the family or for a right value
-        said about another country, None when no value is stated.
+        said about another entity, None when no value is stated.
 
     >>> stated_answer(FACTS["capital", "France"], "The capital of France is Lima.")
     False
     """
-    named = _countries_named(text)
-    if named and fact.entity in entities("country") and fact.entity not in named:
+    named = _entities_named(text)
+    if named and fact.entity not in named:
         return False
     bare = text.replace(f"of {fact.entity}", "of it").replace(f"in {fact.entity}", "in it")
     found = _PATTERNS[fact.family].search(bare)

@@ -16,9 +16,14 @@ How to write a widget
          },
        };
 
-   No ``import`` from another file: in the book the module is loaded from a Blob, which has
-   no address to resolve an import against. Write text with ``textContent``, never with
-   ``innerHTML``, when it comes from a model or a reader.
+   The one import that works is that of the shared helpers, which ``module_source`` then puts in
+   front of the module (in the book it is loaded from a Blob, which has no address to resolve an
+   import against)::
+
+       import { h, percent } from "./static/kit.mjs";
+
+   Write text with ``textContent`` (``h`` does), never with ``innerHTML``. Rules of style that
+   only this widget needs go into ``static/<name>.css``.
 
 2. Put the Python class at ``course_lib/widgets/<name>.py``::
 
@@ -52,6 +57,7 @@ import hashlib
 import html
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,6 +68,9 @@ BOOK_BUILD_VARIABLE = "COURSE_BOOK_BUILD"
 
 # Traits of every ipywidget that say nothing about a course widget's own state.
 _FRAMEWORK_TRAITS = {"layout", "tabbable", "tooltip"}
+
+
+IMPORT = re.compile(r'^import \{[^}]*\} from "\./static/kit\.mjs";\n', re.MULTILINE)
 
 
 def is_book_build() -> bool:
@@ -85,6 +94,21 @@ def json_for_html(value: Any) -> str:
     return text.replace("<", "\\u003c")
 
 
+def module_source(name: str) -> str:
+    """A widget's ES module as one self-contained file: its own code and the helpers it imports."""
+    text = (WIDGET_DIR / f"{name}.mjs").read_text(encoding="utf-8")
+    if not IMPORT.search(text):
+        return text
+    kit = (WIDGET_DIR / "static" / "kit.mjs").read_text(encoding="utf-8")
+    return re.sub(r"^export ", "", kit, flags=re.MULTILINE) + IMPORT.sub("", text)
+
+
+def style_sheet() -> str:
+    """The shared style sheet and every widget's own."""
+    own = sorted((WIDGET_DIR / "static").glob("*.css"))
+    return "\n".join(p.read_text(encoding="utf-8") for p in (WIDGET_DIR / "widgets.css", *own))
+
+
 class CourseWidget(anywidget.AnyWidget):
     """Base class of the course's widgets. The module's docstring shows how to use it.
 
@@ -104,11 +128,7 @@ class CourseWidget(anywidget.AnyWidget):
         # names its module itself may set the source, or that copy would overwrite a trait.
         name = cls.__dict__.get("widget_name")
         if name:
-            module = WIDGET_DIR / f"{name}.mjs"
-            if not module.is_file():
-                raise FileNotFoundError(f"{cls.__name__}: no ES module at {module}")
-            cls._esm = module.read_text(encoding="utf-8")
-            cls._css = (WIDGET_DIR / "widgets.css").read_text(encoding="utf-8")
+            cls._esm, cls._css = module_source(name), style_sheet()
         super().__init_subclass__(**kwargs)
 
     def __init__(self, *, key: str = "", **state: Any) -> None:

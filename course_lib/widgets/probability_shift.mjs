@@ -3,12 +3,15 @@
 // The reader chooses a prompt and whose answer to follow, and walks along that answer. At each
 // token the table shows the likely next tokens with the probability that each model gave them;
 // the small bars in the answer show how much probability SFT moved (from base) and RLHF moved
-// (from SFT). All numbers are measured; probability_shift.py describes the state:
+// (from SFT). All numbers are measured; a prompt that the reader types is measured in the page.
+// probability_shift.py describes the state:
 //   prompts        what was measured
 //   prompt_index, answer_by, position   where the reader is (shared with other views, kernel)
 
-const MODELS = ["base", "sft", "rlhf"];
-const NAMES = { base: "Base", sft: "SFT", rlhf: "RLHF" };
+import {
+  MODELS, NAMES, bar, bubble, clamp, dot, h, label, offer, percent, save, softmax, tokenNode, top, visible,
+} from "./static/kit.mjs";
+
 const KINDS = {
   fact: "Facts",
   followup: "Follow-up questions",
@@ -16,8 +19,8 @@ const KINDS = {
   harmful: "Harmful requests",
   haiku: "Haiku",
   ambiguous: "Ambiguous words",
+  typed: "Typed by you",
 };
-const MARKS = { " ": "␣", "\n": "⏎" };
 const HEADS = [
   ...["no.", "token", "Base", "SFT", "RLHF", "moved by SFT", "moved by RLHF"],
   ...["KL SFT‖base", "KL RLHF‖SFT"],
@@ -25,47 +28,6 @@ const HEADS = [
 const CAPTION = "The tokens that were written: probability, share moved, KL in nats";
 const TAIL = 40; // characters of the answer so far that the sentence quotes
 
-// --- small helpers ------------------------------------------------------------------------
-
-// An element with attributes (event handlers are functions) and children; strings become text.
-function h(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === "function") node[name] = value;
-    else if (value !== false && value != null) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children);
-  return node;
-}
-
-// As percent() in Python: "<0.1 %", "3.2 %", "81 %".
-function percent(p) {
-  if (p < 0.0005) return "<0.1\u00a0%";
-  if (p < 0.0995) return `${(Math.floor(1000 * p + 0.5) / 10).toFixed(1)}\u00a0%`;
-  return `${Math.floor(100 * p + 0.5)}\u00a0%`;
-}
-
-const visible = (text) => text.replace(/[ \n]/g, (c) => MARKS[c]);
-
-// A token in its own direction, its blanks and line breaks as pale marks, labels in italics.
-function tokenNode(text) {
-  if (/^⟨.+⟩$/.test(text)) return h("bdi", { class: "cw-shift-token cw-shift-control" }, text);
-  const pieces = text.trim() ? text.split(/([ \n])/).filter(Boolean) : [visible(text)];
-  const mark = (c) => h("span", { class: "cw-shift-mark" }, MARKS[c]);
-  return h("bdi", { class: "cw-shift-token" }, ...pieces.map((c) => (c in MARKS ? mark(c) : c)));
-}
-
-function bar(share, model) {
-  const fill = h("span");
-  fill.style.width = `${100 * share}%`;
-  return h("span", { class: `cw-bar cw-shift-${model}`, "aria-hidden": "true" }, fill);
-}
-
-function dot(model) {
-  return h("span", { class: `cw-shift-dot cw-shift-${model}`, "aria-hidden": "true" });
-}
-
-const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 const tally = (step) => step.moved[0] + step.moved[1];
 
 // --- where the reader is ------------------------------------------------------------------
@@ -80,11 +42,6 @@ function place(model) {
   return { prompts, index, prompt: prompts[index], follow, path, steps: path.steps, at };
 }
 
-function save(model, values) {
-  for (const [name, value] of Object.entries(values)) model.set(name, value);
-  model.save_changes();
-}
-
 function largestShift(steps) {
   const most = Math.max(...steps.map(tally));
   return steps.findIndex((step) => tally(step) === most);
@@ -92,16 +49,28 @@ function largestShift(steps) {
 
 // --- the parts ----------------------------------------------------------------------------
 
-function promptSelect(model) {
+function promptOptions(prompts) {
   const groups = new Map();
-  model.get("prompts").forEach((prompt, i) => {
+  prompts.forEach((prompt, i) => {
     const name = KINDS[prompt.kind] ?? prompt.kind;
     if (!groups.has(name)) groups.set(name, h("optgroup", { label: name }));
     groups.get(name).append(h("option", { value: i, dir: "auto" }, prompt.text));
   });
+  return groups.values();
+}
+
+function promptSelect(model) {
   const onchange = (event) =>
     save(model, { position: 0, prompt_index: Number(event.target.value) });
-  return h("select", { onchange }, ...groups.values());
+  return h("select", { onchange }, ...promptOptions(model.get("prompts")));
+}
+
+function typedForm() {
+  const input = h("input", { type: "text", dir: "auto", autocomplete: "off" });
+  const button = h("button", { type: "submit", class: "cw-primary" }, "Measure");
+  const field = h("label", { class: "cw-shift-select" }, "Or type a prompt", input);
+  const form = h("form", { class: "cw-controls", hidden: true }, field, button);
+  return { form, input, button };
 }
 
 function followChoice(model) {
@@ -127,17 +96,13 @@ function legend() {
 
 function bubbles({ prompt }) {
   const turns = [...prompt.history, ["user", prompt.text]];
-  return turns.map(([role, text]) => {
-    const who = h("span", { class: "cw-shift-who" }, role === "user" ? "You" : "Assistant");
-    const words = h("span", { class: "cw-shift-words", dir: "auto" }, text);
-    return h("div", { class: `cw-shift-bubble cw-shift-${role}` }, who, words);
-  });
+  return turns.map(([role, text]) => bubble(role, role === "user" ? "You" : "Assistant", text));
 }
 
 // One token of the answer: a radio button with two small bars, the probability moved.
 function chip(step, t, steps, go) {
   const meters = ["sft", "rlhf"].map((name, i) => {
-    const fill = h("span", { class: `cw-shift-${name}` });
+    const fill = h("span", { class: `cw-${name}` });
     fill.style.height = `${100 * step.moved[i]}%`;
     return fill;
   });
@@ -158,7 +123,7 @@ function barRows({ steps, at }) {
     const head = h("th", { scope: "row" }, tokenNode(token));
     if (i === chosen) head.append(h("span", { class: "cw-shift-written" }, "written"));
     const cells = probs.map((p, m) => {
-      const value = h("span", { class: "cw-shift-value" }, percent(p));
+      const value = h("span", { class: "cw-value" }, percent(p));
       return h("td", {}, h("span", { class: "cw-shift-cell" }, bar(p, MODELS[m]), value));
     });
     return h("tr", { class: i === chosen && "cw-shift-chosen" }, head, ...cells);
@@ -172,7 +137,7 @@ function sentence({ steps, at }) {
   const so = steps.slice(0, at).map((step) => step.token).join("");
   const tail = so.length > TAIL ? `…${so.slice(-TAIL)}` : so;
   const where = at
-    ? ["After “", h("bdi", {}, tail.replaceAll("\n", MARKS["\n"])), "”"]
+    ? ["After “", h("bdi", {}, tail.replaceAll("\n", "⏎")), "”"]
     : ["At the start of the answer"];
   return [
     `Token ${at + 1} of ${steps.length}. `,
@@ -203,6 +168,83 @@ function dataTable({ steps }) {
   ];
 }
 
+// --- typed prompts: the record of probability_shift.py, measured in the page ----------------
+
+const BARS = 6;
+const TOKENS = 40;
+
+const totalVariation = (p, q) => p.reduce((sum, x, i) => sum + Math.abs(x - q[i]), 0) / 2;
+const divergence = (p, q) =>
+  p.reduce((sum, x, i) => sum + (x > 0 ? x * Math.log(x / Math.max(q[i], 1e-30)) : 0), 0);
+
+// One token of an answer: the bars, the shares moved, the KL.
+function measuredStep(tokenizer, id, probs) {
+  const [base, sft, rlhf] = MODELS.map((name) => probs[name]);
+  const ids = top(base.map((p, i) => p + sft[i] + rlhf[i]), BARS).map(([i]) => i);
+  if (!ids.includes(id)) ids[ids.length - 1] = id;
+  return {
+    token: label(tokenizer, id),
+    bars: ids.map((i) => [label(tokenizer, i), base[i], sft[i], rlhf[i]]),
+    chosen: ids.indexOf(id),
+    moved: [totalVariation(sft, base), totalVariation(rlhf, sft)],
+    kl: [divergence(sft, base), divergence(rlhf, sft)],
+  };
+}
+
+// The greedy answer of one model, with the bets of all three at each of its tokens.
+async function measuredPath(models, contexts, follow) {
+  const { tokenizer } = models;
+  const stop = ["<|endoftext|>", "<|im_end|>"].map((token) => tokenizer.special[token]);
+  const rooms = MODELS.map((m) => models.config(m).context_length - contexts[m].length + 1);
+  const limit = Math.max(1, Math.min(TOKENS, ...rooms));
+  const ask = { temperature: 0, max_new_tokens: limit, stop };
+  const { ids, ended } = await models.generate(follow, contexts[follow], ask);
+  const steps = ids.map(() => ({}));
+  for (const name of MODELS) {
+    const all = [...contexts[name], ...ids.slice(0, -1)];
+    const { logits } = await models.forward(name, all, { logits: "all" });
+    const size = logits.length / all.length;
+    steps.forEach((probs, t) => {
+      const at = (contexts[name].length - 1 + t) * size;
+      probs[name] = softmax(logits.subarray(at, at + size));
+    });
+  }
+  return { ended, steps: steps.map((probs, t) => measuredStep(tokenizer, ids[t], probs)) };
+}
+
+async function measuredPrompt(models, text) {
+  const chat = models.chatIds([["user", text]]);
+  const contexts = { base: models.documentIds(text), sft: chat, rlhf: chat };
+  const answers = {};
+  for (const name of MODELS) answers[name] = await measuredPath(models, contexts, name);
+  return { kind: "typed", text, history: [], answers };
+}
+
+function acceptPrompts(models, model, { typed, status }) {
+  typed.form.hidden = false;
+  typed.form.onsubmit = async (event) => {
+    event.preventDefault();
+    const text = typed.input.value;
+    if (typed.button.disabled) return;
+    if (!text.trim()) {
+      status.textContent = "Type a prompt first.";
+      return;
+    }
+    typed.button.disabled = true;
+    status.textContent = "The models are answering …";
+    try {
+      const record = await measuredPrompt(models, text);
+      const prompts = [...model.get("prompts"), record];
+      const position = largestShift(record.answers[place(model).follow].steps);
+      save(model, { prompts, prompt_index: prompts.length - 1, position });
+      status.textContent = "";
+    } catch (error) {
+      status.textContent = error.message;
+    }
+    typed.button.disabled = false;
+  };
+}
+
 // --- the widget ---------------------------------------------------------------------------
 
 function makeParts(model, go) {
@@ -212,8 +254,11 @@ function makeParts(model, go) {
   return {
     select: promptSelect(model),
     follow: followChoice(model),
+    gate: h("div"),
+    typed: typedForm(),
+    status: h("p", { role: "status", class: "cw-muted" }),
     prompt: h("div"),
-    who: h("span", { class: "cw-shift-who" }),
+    who: h("span", { class: "cw-who" }),
     chips: h("div", { class: "cw-shift-chips", role: "radiogroup" }),
     previous: button("← Previous", ({ at }) => at - 1),
     slider: h("input", { type: "range", min: 0, "aria-label": "Position in the answer", oninput }),
@@ -241,11 +286,14 @@ function layout(parts, onkeydown) {
   const { chips, previous, slider, next, jump } = parts;
   const region = { tabindex: 0, role: "region", "aria-label": "Data of the whole answer" };
   const select = h("label", { class: "cw-shift-select" }, "Prompt", parts.select);
-  const answer = { class: "cw-shift-bubble cw-shift-assistant" };
+  const answer = { class: "cw-bubble cw-assistant" };
   return h(
     "div",
     { class: "cw cw-shift" },
     h("div", { class: "cw-controls" }, select, parts.follow),
+    parts.typed.form,
+    parts.gate,
+    parts.status,
     parts.prompt,
     h(
       "div",
@@ -314,8 +362,14 @@ function render({ model, el }) {
   };
   const parts = makeParts(model, go);
   let shown = null; // the path on screen: its chips are rebuilt only when it changes
+  let listed = parts.select.length;
   const draw = () => {
     const now = place(model);
+    if (now.prompts.length !== listed) {
+      listed = now.prompts.length;
+      parts.select.replaceChildren(...promptOptions(now.prompts));
+      parts.select.value = now.index;
+    }
     if (now.path !== shown) {
       shown = now.path;
       parts.select.value = now.index;
@@ -330,6 +384,10 @@ function render({ model, el }) {
   for (const event of events) model.on(event, draw);
   draw();
   el.append(layout(parts, (event) => walkByKey(event, place(model), go, parts.chips)));
+  if (model.get("live")) {
+    const ready = (models) => acceptPrompts(models, model, parts);
+    offer(model, parts.gate, MODELS, ready, "models to type your own prompt");
+  }
   return () => events.forEach((event) => model.off(event, draw));
 }
 

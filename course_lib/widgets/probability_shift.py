@@ -40,7 +40,7 @@ from course_lib.gpt import GPT
 from course_lib.runs import MODELS, Run
 from course_lib.tokenizer import BPETokenizer
 
-from .base import CourseWidget
+from .live import LiveWidget
 
 LABELS = {"base": "Base", "sft": "SFT", "rlhf": "RLHF"}
 CONTROL_LABELS = {
@@ -182,11 +182,15 @@ def _gap(a: float, b: float) -> float:
 # -- the widget ---------------------------------------------------------------------------------
 
 
-class ProbabilityShift(CourseWidget):
+class ProbabilityShift(LiveWidget):
     """Next-token bars of base, SFT and RLHF along an answer.
+
+    With a run, the reader can also type prompts of their own, which the live models answer in the
+    page; the ES module then makes the same record.
 
     Args:
         prompts: entries of `prompt_record`. `from_run` measures them.
+        run: the run of the live models, if there shall be any.
         prompt_index, answer_by, position: where the reader is; synchronised both ways. By default
             the token of the first prompt's RLHF answer at which most probability moved.
 
@@ -202,20 +206,27 @@ class ProbabilityShift(CourseWidget):
     answer_by = traitlets.Unicode("rlhf").tag(sync=True)
     position = traitlets.Int(0).tag(sync=True)
 
-    def __init__(self, prompts: Sequence[dict] = (), *, key: str = "", **state: Any) -> None:
+    def __init__(
+        self,
+        prompts: Sequence[dict] = (),
+        *,
+        run: Run | None = None,
+        key: str = "",
+        **state: Any,
+    ) -> None:
         check_prompts(prompts)
         choice = {"prompt_index": 0, "answer_by": "rlhf", **state}
         check_choice(prompts, choice["prompt_index"], choice["answer_by"])
         if "position" not in choice:
             path = prompts[choice["prompt_index"]]["answers"][choice["answer_by"]]
             choice["position"] = largest_shift(path["steps"])
-        super().__init__(key=key, prompts=list(prompts), **choice)
+        super().__init__(run, key=key, prompts=list(prompts), **choice)
 
     @classmethod
     def from_run(cls, run: Run, prompts: Sequence[Prompt], **state: Any) -> "ProbabilityShift":
-        """Measure the prompts with the three models of a run."""
+        """Measure the prompts with the three models of a run, which also answer typed ones."""
         models, tokenizer = {name: run.model(name) for name in MODELS}, run.tokenizer()
-        return cls([prompt_record(models, tokenizer, p) for p in prompts], **state)
+        return cls([prompt_record(models, tokenizer, p) for p in prompts], run=run, **state)
 
     @traitlets.validate("prompt_index", "answer_by", "position")
     def _known(self, proposal: dict) -> Any:

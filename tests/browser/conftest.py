@@ -5,6 +5,7 @@ Without a browser or a built book the tests are skipped and say why; in CI (CI=t
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import threading
@@ -13,6 +14,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from course_lib.errors import CourseError
+from course_lib.runs import open_run
+from course_lib.widgets.base import BOOK_BUILD_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "_build" / "html"
@@ -50,14 +55,82 @@ def book_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def book_url(book_dir: Path):
+def book_url(book_dir: Path, serve_folder) -> str:
     """Address of a local server of the built book, with a slash at the end."""
-    handler = partial(QuietHandler, directory=str(book_dir))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
+    return serve_folder(book_dir)
+
+
+@pytest.fixture(scope="session")
+def serve_folder():
+    """A function: the address of a local server of a folder, with a slash at the end."""
+    servers = []
+
+    def serve(folder: Path) -> str:
+        handler = partial(QuietHandler, directory=str(folder))
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+WIDGET_PAGE = """<!DOCTYPE html>
+<html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>Widget</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,"><link rel="stylesheet" href="_static/widgets/widgets.css">
+<style>body {{ margin: 1rem; background: {background}; }} h1, h2 {{ color: #888; }}</style>
+{scripts}<script defer src="_static/widgets/loader.js"></script></head>
+<body><main><h1 style="font-size: 2rem">Widget</h1><h2>Live</h2>{body}</main></body></html>
+"""
+
+
+@pytest.fixture(scope="session")
+def write_widgets():
+    """A function: write pages with widgets into a folder, as the book's extension does.
+
+    ``write_widgets(folder, {"light": [make, ...]}, run)``: each ``make()`` gives a widget; a page
+    whose name starts with "dark" is dark. Without a run the pages have no live models.
+    """
+    spec = importlib.util.spec_from_file_location("course_book", ROOT / "book/_ext/course_book.py")
+    extension = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(extension)
+
+    def write(folder: Path, pages: dict, run=None) -> Path:
+        extension.publish_widgets(folder / "_static" / "widgets")
+        sources = []
+        if run is not None:
+            extension.publish_models(folder / "_static" / "models", run)
+            sources = ["models/live"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(BOOK_BUILD_VARIABLE, "1")
+            for name, makers in pages.items():
+                widgets = [make() for make in makers]
+                body = "".join(w._repr_mimebundle_()["text/html"] for w in widgets)
+                names = dict.fromkeys(f"widgets/{w.widget_name}" for w in widgets)
+                scripts = "".join(
+                    f'<script defer src="_static/{source}.js"></script>\n'
+                    for source in [*sources, *names]
+                )
+                dark = name.startswith("dark")
+                theme, background = ("dark", "#12161d") if dark else ("light", "#fff")
+                values = {"theme": theme, "background": background, "scripts": scripts}
+                text = WIDGET_PAGE.format(body=body, **values)
+                (folder / f"{name}.html").write_text(text, encoding="utf-8")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def laptop():
+    """The trained run that the book shows."""
+    try:
+        return open_run()
+    except CourseError as error:
+        missing(str(error))
 
 
 @pytest.fixture(scope="session")

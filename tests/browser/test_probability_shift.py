@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from course_lib.widgets.base import BOOK_BUILD_VARIABLE
 from course_lib.widgets.probability_shift import ProbabilityShift, largest_shift, percent, visible
 
-ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("base", "sft", "rlhf")
 L11 = "book/L11_Fine_tuning_and_Chat.html"
 pytestmark = pytest.mark.browser
@@ -58,48 +50,18 @@ def prompts():
     return [*out, {**out[0], "answers": {m: made_up_path(rng, 1, True) for m in MODELS}}]
 
 
-PAGE = """<!DOCTYPE html>
-<html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>Widget</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,"><link rel="stylesheet" href="_static/widgets/widgets.css">
-<style>body {{ margin: 1rem; background: {background}; }} h1 {{ color: #888; }}</style>
-<script defer src="_static/widgets/probability_shift.js"></script>
-<script defer src="_static/widgets/loader.js"></script></head>
-<body><main><h1 style="font-size: 2rem">Widget</h1>{body}</main></body></html>
-"""
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, write_widgets, prompts):
+    def shift():
+        return ProbabilityShift(prompts)
+
+    pages = {"light": [shift], "dark": [shift], "twice": [shift, shift]}
+    return write_widgets(tmp_path_factory.mktemp("site"), pages)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory, prompts):
-    """Pages with the widget, its script published as the book's extension does it."""
-    folder = tmp_path_factory.mktemp("site")
-    spec = importlib.util.spec_from_file_location("course_book", ROOT / "book/_ext/course_book.py")
-    extension = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(extension)
-    extension.publish_assets(SimpleNamespace(outdir=folder, builder=SimpleNamespace(format="html")))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(BOOK_BUILD_VARIABLE, "1")
-        one = ProbabilityShift(prompts)._repr_mimebundle_()["text/html"]
-    pages = {"light": ("#fff", one), "dark": ("#121212", one), "twice": ("#fff", one + one)}
-    for name, (background, body) in pages.items():
-        theme = "dark" if name == "dark" else "light"
-        text = PAGE.format(theme=theme, background=background, body=body)
-        (folder / f"{name}.html").write_text(text, encoding="utf-8")
-    return folder
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def site_url(site):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
+def site_url(site, serve_folder):
+    return serve_folder(site)
 
 
 @pytest.fixture(params=["http", "file"])
@@ -148,16 +110,16 @@ class Shift:
         assert checked.count() == 1
         assert checked.evaluate("c => [...c.parentNode.children].indexOf(c)") == position
         rows = self.root.locator(".cw-shift-chart tbody tr")
-        tokens = rows.locator("th .cw-shift-token").all_text_contents()
+        tokens = rows.locator("th .cw-token").all_text_contents()
         assert tokens == [visible(row[0]) for row in step["bars"]]
-        values = rows.locator(".cw-shift-value").all_text_contents()
+        values = rows.locator(".cw-value").all_text_contents()
         assert values == [percent(p) for row in step["bars"] for p in row[1:]]
         widths = rows.locator(".cw-bar").evaluate_all(
             "bars => bars.map(b => b.firstChild.getBoundingClientRect().width"
             " / b.getBoundingClientRect().width)"
         )
         assert widths == pytest.approx([p for row in step["bars"] for p in row[1:]], abs=0.02)
-        written = self.root.locator(".cw-shift-chosen th .cw-shift-token").all_text_contents()
+        written = self.root.locator(".cw-shift-chosen th .cw-token").all_text_contents()
         assert written == [visible(step["token"])]
         sentence = self.root.locator(".cw-shift-sentence").text_content()
         base, sft, rlhf = (percent(p) for p in step["bars"][step["chosen"]][1:])
@@ -226,12 +188,12 @@ def test_hostile_text_is_text(visit, site_url, prompts):
     shift = Shift(page, prompts)
     for index, (_, text, history) in enumerate(PROMPTS):
         shift.select.select_option(str(index))
-        words = shift.root.locator(".cw-shift-words").all_text_contents()
+        words = shift.root.locator(".cw-words").all_text_contents()
         assert words == [*(x for _, x in history), text]
         for who in MODELS:
             shift.follow(who)
             steps = prompts[index]["answers"][who]["steps"]
-            shown = shift.chips.locator(".cw-shift-token").all_text_contents()
+            shown = shift.chips.locator(".cw-token").all_text_contents()
             assert shown == [visible(step["token"]) for step in steps]
     assert page.title() == "Widget"
     assert page.locator("main img, main b").count() == 0
