@@ -14,7 +14,7 @@ STUDIES ?= $(basename $(notdir $(wildcard book/studies/*.json)))
 book: export PYTHONHASHSEED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help book train studies test bench lint format serve clean distclean venv
+.PHONY: help book train studies notebooks test bench lint format serve clean distclean venv
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ book: $(STAMP) ## Train what is missing, run every page, build the book into _bu
 
 studies: $(STAMP) ## Run every recorded study again (long) and write book/studies
 	$(BIN)/python -m course_lib study $(STUDIES)
+
+notebooks: $(STAMP) ## Make notebooks/LNN_*.ipynb from the lesson pages
+	$(BIN)/python notebooks/generate.py
 
 test: $(STAMP) ## Run every test (the browser tests need Chromium and the built book)
 	$(BIN)/python -m pytest

@@ -8,7 +8,7 @@ import pytest
 from course_lib.errors import CourseError
 from course_lib.gpt import GPTConfig
 from course_lib.sizing import memory, parameter_count, training_flops
-from course_lib.widgets.architecture_calculator import GPUS, LAPTOP, ArchitectureCalculator
+from course_lib.widgets.architecture_calculator import GPUS, OWN_MACHINE, ArchitectureCalculator
 from course_lib.widgets.base import BOOK_BUILD_VARIABLE
 
 CONFIGS = {"own": GPTConfig(3072), "other": GPTConfig(512, tie_embeddings=False)}
@@ -37,7 +37,7 @@ def test_book_bundle(monkeypatch):
     monkeypatch.setenv(BOOK_BUILD_VARIABLE, "1")
     page = ArchitectureCalculator(CONFIGS, (1e10, 8e9))._repr_mimebundle_()["text/html"]
     state = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page)[1])
-    assert [m["name"] for m in state["machines"]] == [LAPTOP, *GPUS]
+    assert [m["name"] for m in state["machines"]] == [OWN_MACHINE, *GPUS]
     assert [p["name"] for p in state["presets"]] == list(CONFIGS)
     assert GPTConfig(**state["config"]) == CONFIGS["own"]
 

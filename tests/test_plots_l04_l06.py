@@ -37,17 +37,21 @@ def test_head_grids_write_every_share_and_frame_the_largest():
 def test_damage_grids_keep_the_sign():
     figure = l04.damage_grids({"loss": [[0.5, -0.25]]}, {"loss": "{:.2f}"})
     assert {"0.50", "−0.25"} <= set(texts(figure.axes[0]))
+    assert "−0" not in texts(
+        l04.damage_grids({"points": [[4.0, -0.3]]}, {"points": "{:.0f}"}).axes[0]
+    )
 
 
 # -- L05 ------------------------------------------------------------------------------------------
 
 
 def test_gradients_leave_gaps_and_lift_what_is_too_small():
-    figure = l05.gradients_by_block({"pre": [1.0, 0.5], "residual only": [None, 2.0]})
-    first, second = figure.axes[0].lines
+    curves = {"pre": [1.0, 0.5], "residual only": [None, 2.0]}
+    figure = l05.gradients_by_block({"at the start": curves, "after training": curves})
+    first, second = figure.axes[1].lines
     assert list(first.get_ydata()) == [1.0, 0.5]
     assert math.isnan(second.get_ydata()[0]) and second.get_ydata()[1] == 2.0
-    tiny = l05.gradients_by_block({"neither": [0.0, 1e-30]}).axes[0].lines[0]
+    tiny = l05.gradients_by_block({"now": {"neither": [0.0, 1e-30]}}).axes[0].lines[0]
     assert list(tiny.get_ydata()) == [l05.LEAST] * 2
 
 

@@ -49,7 +49,7 @@ def test_stream_sizes_label_the_ends():
 
 def test_lens_table_and_steps():
     html = l07.lens_table([("embedding", [(" <is>", 1.0), (".", 0.004)])])
-    assert cells(html)[1:] == [["embedding", "␣&lt;is&gt; 100 %", ". 0 %"]]
+    assert cells(html)[1:] == [["embedding", "␣&lt;is&gt; 100\u00a0%", ". 0\u00a0%"]]
     (ax,) = l07.lens_steps(["embedding", "attention 0", "feed-forward 0"], [0, 0.25, 0.5]).axes
     assert [bar.get_width() for bar in ax.patches] == [0, 25, 50]
     assert len({bar.get_facecolor() for bar in ax.patches}) == 3
@@ -77,6 +77,8 @@ def test_anatomy_counts_every_part():
 def test_cache_growth_draws_each_model_and_the_limit():
     (ax,) = l08.cache_growth({"a": [1.0, 2.0], "b": [0.5, 1.0]}, [1024, 2048], 1.5, "free").axes
     assert [list(line.get_ydata()) for line in ax.lines] == [[1, 2], [0.5, 1], [1.5, 1.5]]
+    bottom, top = ax.get_ylim()
+    assert 0.1 < bottom < 0.5 and top > 2  # all of it is in sight
 
 
 def test_differences_mark_only_what_the_interval_decides():
@@ -100,9 +102,10 @@ def test_scaling_draws_laws_through_to_the_unseen_size():
 
 def test_published_table_is_computed():
     rows = cells(l08.published_table(PUBLISHED))[1:]
-    assert [row[0] for row in rows] == list(PUBLISHED)
+    names = [row[0].replace("\u00a0", " ").replace("\u2011", "-") for row in rows]
+    assert names == list(PUBLISHED)
     for row, model in zip(rows, PUBLISHED.values(), strict=True):
-        assert row[-2] == f"{parameter_count(model.config) / 1e6:,.0f}"
+        assert row[-2] == f"{parameter_count(model.config) / 1e9:.3g}"
         assert row[-1] == f"{kv_cache_bytes(model.config, 1) / 1024:,.0f}"
 
 

@@ -8,7 +8,8 @@
    models of the run beside them. A page loads only what it uses; no page loads weights by itself.
 3. **Light pages.** The theme's icon script (0.5 MB) is left out (``_templates``); its icon font
    is cut down to the icons that the book shows.
-4. **A table of page weights** at the end of the build.
+4. **Launch buttons** of a lesson lead to its notebook: Colab, Binder, download.
+5. **A table of page weights** at the end of the build.
 """
 
 from __future__ import annotations
@@ -96,6 +97,43 @@ def set_site_url(app, config) -> None:
     match = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+?)/?", url)
     if match:
         config.ogp_site_url = f"https://{match[1]}.github.io/{match[2]}/"
+
+
+# --- launch buttons -------------------------------------------------------------------
+
+
+def launch_buttons(repository: str, branch: str, notebook: str) -> dict:
+    """The theme's button group that opens a notebook of a GitHub repository, given by its path."""
+    name = repository.rstrip("/").removeprefix("https://github.com/")
+    places = (
+        ("Colab", "fas fa-cloud", "colab.research.google.com/github/{}/blob/{}/{}"),
+        ("Binder", "fas fa-server", "mybinder.org/v2/gh/{}/{}?urlpath=lab/tree/{}"),
+        ("Download", "fas fa-download", "github.com/{}/raw/{}/{}"),
+    )
+    return {
+        "type": "group",
+        "tooltip": "Run this lesson",
+        "icon": "fas fa-rocket",
+        "label": "launch-buttons",
+        "buttons": [
+            {
+                "type": "link",
+                "text": text,
+                "icon": icon,
+                "url": "https://" + address.format(name, branch, notebook),
+            }
+            for text, icon, address in places
+        ],
+    }
+
+
+def add_launch_buttons(app, pagename, templatename, context, doctree) -> None:
+    """Put the launch buttons on every page that has a notebook."""
+    notebook = f"notebooks/{Path(pagename).name}.ipynb"
+    theme = app.config.html_theme_options
+    if pagename.startswith("book/L") and (ROOT / notebook).is_file():
+        group = launch_buttons(theme["repository_url"], theme["repository_branch"], notebook)
+        context["header_buttons"].insert(0, group)
 
 
 # --- local assets ---------------------------------------------------------------------
@@ -282,6 +320,8 @@ def setup(app):
     app.connect("config-inited", key_execution)
     app.connect("config-inited", set_site_url)
     app.connect("builder-inited", publish_assets)
+    # The theme fills the header's buttons at 501.
+    app.connect("html-page-context", add_launch_buttons, priority=600)
     app.connect("html-page-context", trim_page, priority=900)
     app.connect("build-finished", finish, priority=900)
     return {"version": "0.1.0", "parallel_read_safe": True, "parallel_write_safe": True}

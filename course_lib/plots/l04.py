@@ -19,6 +19,8 @@ def head_grids(
     """
     names = list(tables)
     figure, axes = panels(1.75 * ((len(names) + 1) // 2) + 0.4, (len(names) + 1) // 2, 2, False)
+    for ax in axes[len(names) :]:
+        ax.set_axis_off()
     for ax, name in zip(axes, names, strict=False):
         values = [[100 * x for x in row] for row in tables[name]]
         most = max(max(row) for row in values)
@@ -45,7 +47,8 @@ def _numbers(ax, values, form: str, most: float) -> None:
     for i, row in enumerate(values):
         for j, x in enumerate(row):
             colour = "white" if abs(x) > 0.62 * most else INK
-            text = form.format(x).replace("-", "−")
+            rounded = float(form.format(x)) + 0.0  # no minus before a zero
+            text = form.format(rounded).replace("-", "−")
             ax.text(j, i, text, ha="center", va="center", fontsize=9.5, color=colour)
     ax.set_xticks(range(len(values[0])), [f"{j}" for j in range(len(values[0]))])
     ax.set_yticks(range(len(values)), [f"layer {i}" for i in range(len(values))], color=INK)

@@ -41,16 +41,20 @@ def _line(ax, xs: Sequence[float], ys: Sequence[float | None], name: str, **opti
     ax.plot(xs, values, color=colour, **({"label": name} | look | options))
 
 
-def gradients_by_block(curves: dict[str, Sequence[float | None]]) -> Figure:
-    """Gradient norm of each block's weights, from the first block to the last, log scale."""
-    figure, (ax,) = panels(3.7)
-    for name, values in curves.items():
-        shown = [None if y is None else max(y, LEAST) for y in values]
-        _line(ax, range(1, len(values) + 1), shown, name)
-    ax.set_yscale("log")
-    ax.set_xlabel("block, from the input to the output")
-    ax.set_title("gradient norm at the start", loc="left")
-    _legend(figure, list(curves))
+def gradients_by_block(moments: dict[str, dict[str, Sequence[float | None]]]) -> Figure:
+    """Gradient norm of each block's weights, one panel a moment, log scale."""
+    figure, axes = panels(3.7, 1, len(moments))
+    for ax, (moment, curves) in zip(axes, moments.items(), strict=True):
+        for name, values in curves.items():
+            shown = [None if y is None else max(y, LEAST) for y in values]
+            _line(ax, range(1, len(values) + 1), shown, name)
+        ax.set_yscale("log")
+        ax.set_ylim(LEAST / 10, 1e15)
+        ax.set_xlabel("block")
+        ax.set_title(moment, loc="left")
+        ax.tick_params(labelleft=ax is axes[0])
+    axes[0].set_ylabel("gradient norm")
+    _legend(figure, list(VARIANTS))
     return figure
 
 

@@ -100,7 +100,7 @@ def lens_table(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> str:
         rows: name of the place, and pairs of token and probability, most likely first.
     """
     cells = [
-        (place, *(f"{token_text(token)} {100 * p:.0f} %" for token, p in best))
+        (place, *(f"{token_text(token)} {100 * p:.0f}\u00a0%" for token, p in best))
         for place, best in rows
     ]
     places = ("read after", *(("first", "second", "third", "fourth")[: len(rows[0][1])]))

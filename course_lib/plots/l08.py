@@ -22,6 +22,7 @@ def cache_growth(
     ax.annotate(label, (lengths[0], free), (2, 5), textcoords="offset points", color=INK)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
+    ax.set_ylim(top=5 * free)
     ax.set_xticks(lengths, [f"{n:,}" for n in lengths], rotation=45)
     ax.minorticks_off()
     ax.legend(frameon=False, loc="lower right")
@@ -85,6 +86,9 @@ def scaling(
     ):
         ax.plot(grid, [law(n) for n in grid], color=colour, linestyle=style, label=name)
     ax.set_xscale("log")
+    known = sorted(fitted | predicted)
+    ax.set_xticks(known, [f"{n / 1000:,.0f}" for n in known])
+    ax.minorticks_off()
     ax.legend(frameon=False)
     ax.set_xlabel(label)
     ax.set_title("loss on fresh text, nats a token", loc="left")
@@ -92,16 +96,25 @@ def scaling(
 
 
 def published_table(models: dict[str, Published]) -> str:
-    """Configurations that others published, beside what follows from them."""
+    """Configurations that others published, beside what follows from them.
+
+    "heads" gives query and key heads where they differ, "billion" the parameters, "cache" the kB
+    that a position keeps in 16 bits.
+    """
     rows = []
     for name, model in models.items():
         c = model.config
-        heads = f"{c.n_heads}" if c.n_heads == c.n_kv_heads else f"{c.n_heads} / {c.n_kv_heads}"
-        sizes = (f"{c.vocab_size:,}", c.n_layers, f"{c.d_model:,}", heads, c.d_head, f"{c.d_ff:,}")
-        counted = parameter_count(c) / 1e6
-        rows.append((name, *sizes, f"{counted:,.0f}", f"{kv_cache_bytes(c, 1) / 1024:,.0f}"))
-    header = (
-        *("model", "vocabulary", "layers", "width", "heads / key heads", "head", "feed-forward"),
-        *("parameters, millions", "KV cache, kB a position"),
-    )
+        heads = f"{c.n_heads}" if c.n_heads == c.n_kv_heads else f"{c.n_heads}/{c.n_kv_heads}"
+        sizes = (
+            f"{c.vocab_size / 1000:.0f}k",
+            c.n_layers,
+            f"{c.d_model:,}",
+            heads,
+            c.d_head,
+            f"{c.d_ff:,}",
+        )
+        counted = parameter_count(c) / 1e9
+        name = name.replace(" ", "\u00a0").replace("-", "\u2011")  # in one line
+        rows.append((name, *sizes, f"{counted:.3g}", f"{kv_cache_bytes(c, 1) / 1024:,.0f}"))
+    header = ("model", "vocab", "layers", "width", "heads", "d_head", "d_ff", "billion", "cache")
     return table(header, rows, numbers=range(1, len(header)), compact=True)

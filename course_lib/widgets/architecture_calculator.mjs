@@ -111,13 +111,13 @@ const scaled = (x, units) => {
   const step = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(Math.max(x, 1)) / 3)));
   return `${three(x / 1000 ** step)}${units[step]}`;
 };
-const bytesText = (x) => scaled(x, [" B", " kB", " MB", " GB", " TB", " PB"]);
+const bytesText = (x) => scaled(x, ["B", "kB", "MB", "GB", "TB", "PB"].map((unit) => `\u00a0${unit}`));
 const countText = (x) => scaled(x, ["", " thousand", " million", " billion", " trillion"]);
-const share = (x) => `${(100 * x).toFixed(1)} %`;
+const share = (x) => `${(100 * x).toFixed(1)}\u00a0%`;
 
 function powerText(x) {
   const power = Math.floor(Math.log10(x));
-  return h("span", {}, `${three(x / 10 ** power)} × 10`, h("sup", {}, String(power)));
+  return h("span", {}, `${three(x / 10 ** power)}\u00a0×\u00a010`, h("sup", {}, String(power)));
 }
 
 function timeText(seconds) {
@@ -162,10 +162,15 @@ function makeParts(model) {
     ...{ type: "range", min: 5, max: 100, step: 5 },
     oninput: (e) => save(model, { utilization: Number(e.target.value) / 100 }),
   });
+  const formats = h(
+    "select",
+    { onchange: (e) => save(model, { bytes_per_value: Number(e.target.value) }) },
+    ...[2, 4].map((bytes) => h("option", { value: bytes }, `${8 * bytes}-bit`)),
+  );
   const presets = model.get("presets").map(({ name }) => name);
   const machines = model.get("machines").map(({ name }) => name);
   return {
-    ...{ knobs, settings, tie, use },
+    ...{ knobs, settings, tie, use, formats },
     preset: select(presets, usePreset),
     machine: select(machines, (i) => save(model, { machine: i })),
     warning: h("p", { role: "alert", class: "cw-warn" }),
@@ -198,15 +203,19 @@ function layout(p) {
   p.useLabel = h("label", { class: "cw-arch-use" }, h("span", {}, "Utilisation"), p.use);
   p.results.append(
     p.headline,
-    table("Parameters", ["part", "number", "share"], p.counts),
-    table("Training and memory", ["cost", "amount"], p.costs),
+    h(
+      "div",
+      { class: "cw-arch-tables" },
+      table("Parameters", ["part", "number", "share"], p.counts),
+      table("Training and memory", ["cost", "amount"], p.costs),
+    ),
     p.chart,
     p.chartText,
     h(
       "details",
       {},
       h("summary", {}, "The chart as a table"),
-      table("KV cache of one sequence, 16-bit", ["positions", "bytes"], p.cacheRows),
+      table("KV cache of one sequence", ["positions", "bytes"], p.cacheRows),
     ),
   );
   return h(
@@ -214,7 +223,12 @@ function layout(p) {
     { class: "cw cw-arch" },
     h("div", { class: "cw-controls" }, h("label", {}, "Start from", p.preset)),
     h("div", { class: "cw-arch-knobs" }, ...nodes(p.knobs), tied),
-    h("div", { class: "cw-arch-knobs" }, ...nodes(p.settings)),
+    h(
+      "div",
+      { class: "cw-arch-knobs" },
+      ...nodes(p.settings),
+      h("label", { class: "cw-arch-number" }, "Number format", p.formats),
+    ),
     h("div", { class: "cw-controls" }, h("label", {}, "Machine", p.machine), p.useLabel),
     p.warning,
     p.results,
@@ -236,8 +250,8 @@ function svg(tag, attributes = {}, ...children) {
 }
 
 // KV cache by length: a line from zero to the full context.
-function chart(c) {
-  const most = cacheBytes(c, c.context_length, 2);
+function chart(c, bytes) {
+  const most = cacheBytes(c, c.context_length, bytes);
   const x = (share) => LEFT + share * (WIDE - LEFT - 12);
   const y = (share) => TOP + (1 - share) * (HIGH - TOP - BOTTOM);
   const parts = [0, 0.5, 1].flatMap((s) => [
@@ -267,7 +281,7 @@ function drawResults(p, c, at) {
     h("strong", {}, `${countText(n)} parameters`),
     `, heads of width ${headWidth(c)}. Training on ${countText(at.tokens)} tokens takes `,
     h("strong", {}, timeText(flops / rate)),
-    ` on one ${at.machine.name}.`,
+    at.machine.measured ? " on the machine that built this book." : ` on one ${at.machine.name}.`,
   );
   p.counts.replaceChildren(
     ...Object.entries(counts)
@@ -283,14 +297,14 @@ function drawResults(p, c, at) {
     ...Object.entries(held).map(([name, bytes]) => row(`· ${name.replace("_", ", ")}`, bytesText(bytes))),
     row("memory to run, weights and caches", `${bytesText(inUse)}${fits(inUse)}`),
   );
-  p.chart.replaceChildren(chart(c));
-  const one = cacheBytes(c, 1, 2);
+  p.chart.replaceChildren(chart(c, at.bytes));
+  const one = cacheBytes(c, 1, at.bytes);
   p.chartText.textContent =
-    `Each position keeps ${bytesText(one)} of keys and values (16-bit); the full context ` +
-    `${bytesText(cacheBytes(c, c.context_length, 2))}. The weights take ${bytesText(2 * n)}.`;
+    `KV cache of one sequence: each position keeps ${bytesText(one)} of keys and values, the full ` +
+    `context ${bytesText(c.context_length * one)}. The weights take ${bytesText(at.bytes * n)}.`;
   const lengths = [0.25, 0.5, 0.75, 1].map((s) => Math.max(1, Math.round(s * c.context_length)));
   p.cacheRows.replaceChildren(
-    ...lengths.map((T) => row(T.toLocaleString("en"), cacheBytes(c, T, 2).toLocaleString("en"))),
+    ...lengths.map((T) => row(T.toLocaleString("en"), cacheBytes(c, T, at.bytes).toLocaleString("en"))),
   );
 }
 
@@ -303,6 +317,7 @@ function drawControls(p, c, at) {
   }
   p.preset.value = at.preset;
   p.machine.value = at.index;
+  p.formats.value = at.bytes;
   p.tie.checked = c.tie_embeddings;
   p.use.value = Math.round(100 * at.utilization);
   p.use.setAttribute("aria-valuetext", share(at.utilization));
@@ -340,7 +355,8 @@ function render({ model, el }) {
     parts.results.hidden = Boolean(problem);
     if (!problem) drawResults(parts, c, at);
   };
-  const names = ["config", "preset", "machine", "utilization", ...Object.keys(SETTINGS)];
+  const own = ["config", "preset", "machine", "utilization", "bytes_per_value"];
+  const names = [...own, ...Object.keys(SETTINGS)];
   const events = names.map((name) => `change:${name}`);
   for (const event of events) model.on(event, draw);
   el.append(layout(parts));

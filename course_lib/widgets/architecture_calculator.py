@@ -1,8 +1,8 @@
 """Architecture calculator: what a configuration costs, in parameters, operations, bytes and hours.
 
 The reader starts from a published model or from the book's own and turns its knobs. Everything is
-computed in the page by the formulas of `course_lib.sizing`; nothing is measured there but the
-laptop's speed, which the page brings along.
+computed in the page by the formulas of `course_lib.sizing`; the one
+speed that is measured, that of the machine which built the book, comes with the page.
 """
 
 import html
@@ -34,7 +34,7 @@ GPUS = {
         989e12, 80e9, "NVIDIA H100 data sheet: 989 TFLOPS BF16 without sparsity, 80 GB"
     ),
 }
-LAPTOP = "Laptop (measured)"
+OWN_MACHINE = "This book's machine (measured)"
 # The fields of a configuration that the reader can change.
 KNOBS = ("vocab_size", "context_length", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff")
 
@@ -44,8 +44,8 @@ class ArchitectureCalculator(CourseWidget):
 
     Args:
         configs: configurations to start from, by name; the first is shown.
-        laptop: operations a second that a training on this machine reached, and its memory in
-            bytes; the utilisation does not apply to it, it is measured.
+        measured: operations a second that a training on this machine reached, and its memory in
+            bytes; the utilisation does not apply to it.
         tokens, batch, length, bytes_per_value, utilization, machine: what the reader can set.
 
     Raises:
@@ -67,14 +67,16 @@ class ArchitectureCalculator(CourseWidget):
     bytes_per_value = traitlets.Int(2).tag(sync=True)
 
     def __init__(
-        self, configs: dict[str, GPTConfig], laptop: tuple[float, float], **state: Any
+        self, configs: dict[str, GPTConfig], measured: tuple[float, float], **state: Any
     ) -> None:
         if not configs:
             raise CourseError("configs is empty: give at least one configuration to start from")
-        if min(laptop) <= 0:
-            raise CourseError(f"laptop: speed and memory must be positive, not {laptop}")
+        if min(measured) <= 0:
+            raise CourseError(f"measured: speed and memory must be positive, not {measured}")
         presets = [{"name": name, **config.to_dict()} for name, config in configs.items()]
-        machines = [{"name": LAPTOP, "flops": laptop[0], "memory": laptop[1], "measured": True}]
+        machines = [
+            {"name": OWN_MACHINE, "flops": measured[0], "memory": measured[1], "measured": True}
+        ]
         machines += [
             {"name": name, "flops": m.flops_per_second, "memory": m.memory_bytes, "measured": False}
             for name, m in GPUS.items()

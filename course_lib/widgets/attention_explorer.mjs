@@ -84,7 +84,7 @@ function layout(parts) {
       h("label", {}, "Head", parts.head),
     ),
     parts.status,
-    h("p", { class: "cw-muted" }, "Point at a token, or walk with the arrow keys. The darker another token, the more the chosen one takes from it."),
+    h("p", { class: "cw-muted" }, "Point at a token, or walk with the arrow keys. The stronger the colour of another token, the more the chosen one takes from it."),
     parts.tokens,
     parts.sentence,
     h(
@@ -189,7 +189,8 @@ function explorer(model, parts) {
 function listen(model, parts, now) {
   const chip = (event) => event.target.closest(".cw-att-chip");
   const choose = (t) => save(model, { at: clamp(t, 0, now.last()) });
-  parts.tokens.onpointerover = (event) => {
+  // Movement, not entry: chips that change under a resting mouse choose nothing.
+  parts.tokens.onpointermove = (event) => {
     if (event.pointerType === "mouse" && chip(event)) now.point(Number(chip(event).dataset.place));
   };
   parts.tokens.onpointerleave = () => now.point(null);

@@ -47,9 +47,11 @@ function number(x) {
   if (x === 0) return "0";
   if (x >= 0.01 && x < 10_000) return String(Number(x.toPrecision(3)));
   const [digits, power] = x.toExponential(1).split("e");
-  const raised = [...String(Number(power))].map((c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]));
-  return `${digits} · 10${raised.join("")}`;
+  return `${digits} · ${tenTo(Number(power))}`;
 }
+
+const tenTo = (n) =>
+  `10${[...String(n)].map((c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c])).join("")}`;
 
 // --- the chart ----------------------------------------------------------------------------------
 
@@ -70,7 +72,7 @@ function range({ lines, log }) {
   return [Math.floor(Math.min(0, ...heights)), Math.ceil(Math.max(0, ...heights) + 1e-9)];
 }
 
-const decade = (v) => (v === FLOOR ? "≤10⁻¹²" : number(10 ** v).replace("1 · ", ""));
+const decade = (v) => (v === FLOOR ? `≤${tenTo(v)}` : tenTo(v));
 
 function chart(at) {
   const [low, high] = range(at);

@@ -49,7 +49,11 @@ function makeParts(model) {
     ),
     window: h("input", {
       ...{ type: "number", min: 1, max: 128, step: 1 },
-      onchange: (event) => save(model, { window: clamp(Math.round(event.target.value) || 1, 1, 128) }),
+      onchange: (event) => {
+        const window = clamp(Math.round(event.target.value) || 1, 1, 128);
+        save(model, { window, rule: "window" });
+        event.target.value = window;
+      },
     }),
     step: h("input", {
       ...{ type: "range", min: 0, step: 1 },
@@ -75,7 +79,7 @@ const move = (model, by) => save(model, { step: Math.max(0, model.get("step") + 
 function layout(parts) {
   const column = (text) => h("th", { scope: "col" }, text);
   const rules = RULES.map(([, words], i) => h("label", {}, parts.rules[i], words));
-  rules[1].append(h("label", { class: "cw-step-window" }, h("span", {}, "how many"), parts.window));
+  rules.splice(2, 0, h("label", { class: "cw-step-window" }, "how many", parts.window));
   const bets = ["next token", "everything so far", "your mask"].map(column);
   const mask = ["token", "may see"].map(column);
   return h(
@@ -268,6 +272,8 @@ function stepper(model, parts) {
     draw,
     use(newTokens, newBets) {
       [tokens, bets] = [newTokens, newBets];
+      const last = tokens.length - 1;
+      if (model.get("step") > last) save(model, { step: last });
       draw();
     },
     live: () => bets !== null,

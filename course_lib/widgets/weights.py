@@ -1,8 +1,9 @@
 """Weights for the models in the page: one file a model, 8 bits a weight.
 
 A matrix is stored as int8 with one half-precision scale for every 32 weights; vectors
-(the norms' gains) stay in half precision. tests/test_widget_weights.py measures what that costs:
-with fp16 the four models would weigh 14 MB, with one scale a row the top token changes more often.
+(the norms' gains) stay in half precision. All weights in half precision would be closer to the
+trained model, but four models would weigh almost twice what a page may load. What rounding costs
+is measured in tests/browser/test_live_models.py.
 
 File: "CGPT", header length, file length (both uint32, little-endian), the header as JSON, then the
 tensors, each at a multiple of 4 bytes. `static/gpt.js` reads it.

@@ -27,9 +27,9 @@ def sinusoidal_table(length, width, base=10_000.0):
     """The fixed position vectors of the 2017 transformer.
     Medium, 15 minutes.
 
-    Returns (length, width), width even. With f_i = base ** (-2 i /
-    width), column 2 i holds sin(t * f_i) and column 2 i + 1 holds
-    cos(t * f_i), for positions t = 0, 1, ...
+    Returns (length, width), width even. With
+    f_i = base ** (-2 i / width), column 2 i holds sin(t * f_i) and
+    column 2 i + 1 holds cos(t * f_i), for positions t = 0, 1, ...
 
     >>> sinusoidal_table(2, 4, base=100.0)
     tensor([[0.0000, 1.0000, 0.0000, 1.0000],
@@ -42,9 +42,9 @@ def rotate(x, cos, sin):
     """Turn each pair of dimensions by its angle, half-split layout.
     Medium, 15 minutes.
 
-    x: (B, n_heads, T, d), d even. cos, sin: of the angles, (T, d /
-    2) or (B, 1, T, d / 2). Dimension i turns with dimension i + d /
-    2: (a, b) -> (a cos - b sin, b cos + a sin).
+    x: (B, n_heads, T, d), d even. cos, sin: of the angles,
+    (T, d / 2) or (B, 1, T, d / 2). Dimension i turns with dimension
+    i + d / 2: (a, b) -> (a cos - b sin, b cos + a sin).
 
     >>> cos, sin = torch.zeros(1, 1), torch.ones(1, 1)    # 90 degrees
     >>> rotate(torch.tensor([[[[1.0, 0.0]]]]), cos, sin)

@@ -11,9 +11,9 @@ def split_heads(x, n_heads):
     """Cut the width into heads, and bring the heads forward.
     Easy, 5 minutes.
 
-    x: (B, T, C), n_heads divides C. Returns (B, n_heads, T, C /
-    n_heads); head h holds the columns h * d_head to (h + 1) *
-    d_head of every position.
+    x: (B, T, C), n_heads divides C. Returns
+    (B, n_heads, T, C / n_heads); head h holds the columns
+    h * d_head to (h + 1) * d_head of every position.
 
     >>> split_heads(torch.tensor([[[1, 2, 3, 4], [5, 6, 7, 8]]]), 2)
     tensor([[[[1, 2],
@@ -57,9 +57,9 @@ def repeat_kv(x, group):
     """Let each key head serve a group of query heads.
     Easy, 5 minutes.
 
-    x: (B, n_kv_heads, T, d_head). Returns (B, n_kv_heads * group,
-    T, d_head): query head h uses key head h // group, so that
-    neighbours share.
+    x: (B, n_kv_heads, T, d_head). Returns
+    (B, n_kv_heads * group, T, d_head): query head h uses key head h
+    // group, so that neighbours share.
 
     >>> repeat_kv(torch.tensor([[[[1.0]], [[2.0]]]]), 2).flatten()
     tensor([1., 1., 2., 2.])

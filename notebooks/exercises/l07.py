@@ -11,8 +11,8 @@ def mlp(x, w_up, w_down):
     Easy, 10 minutes.
 
     x: (B, T, C). w_up: (2 d_ff, C), the gate's rows first, then the
-    value's; w_down: (C, d_ff); both as nn.Linear keeps them, y = x
-    @ w.T. Returns (silu(gate) * value) narrowed to (B, T, C).
+    value's; w_down: (C, d_ff); both as nn.Linear keeps them,
+    y = x @ w.T. Returns (silu(gate) * value) narrowed to (B, T, C).
 
     >>> one = torch.ones(1, 1, 1)
     >>> mlp(one, torch.tensor([[1.0], [2.0]]), one[0])
@@ -29,8 +29,8 @@ def block(x, weights, n_heads):
     "norm1.weight" and "norm2.weight" (C,), "attention.qkv.weight"
     (3 C, C) with the rows of q, k, v in this order,
     "attention.out.weight" (C, C), "mlp.up.weight" (2 d_ff, C),
-    "mlp.down.weight" (C, d_ff). Pre-norm, causal. Returns (B, T,
-    C).
+    "mlp.down.weight" (C, d_ff). Pre-norm, causal. Returns
+    (B, T, C).
 
     >>> block(torch.randn(2, 5, 16), layer.state_dict(), n_heads=4).shape
     torch.Size([2, 5, 16])

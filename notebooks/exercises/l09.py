@@ -53,10 +53,11 @@ def adamw_step(p, grad, m, v, step, lr, betas=(0.9, 0.95), eps=1e-8, weight_deca
 def learning_rate(step, peak, warmup, steps, final_share=0.05):
     """Linear warm-up, then a cosine. Easy, 10 minutes.
 
-    step counts from 0 to steps - 1. In the warm-up, step s has (s +
-    1) / warmup of the peak, so step warmup - 1 is at the peak. From
-    step warmup (the peak) to the last step (final_share of the
-    peak) the rate falls along half a cosine wave.
+    step counts from 0 to steps - 1. In the warm-up, step s has
+    (s + 1) / warmup of the peak, so step warmup - 1 is at the peak.
+    From step warmup (the peak) to the last step
+    (final_share of the peak) the rate falls along half a cosine
+    wave.
 
     >>> [round(learning_rate(s, 1.0, 2, 5, 0.1), 3) for s in range(5)]
     [0.5, 1.0, 1.0, 0.55, 0.1]

@@ -11,8 +11,9 @@ def apply_temperature(logits, temperature):
     """Sharpen or flatten a distribution. Easy, 5 minutes.
 
     logits: (..., V). Returns logits of the same shape. Temperature
-    0 means greedy: 0 for the largest logit (the first, if several
-    are equal), minus infinity for all others.
+    0 means greedy: 0 for the largest logit
+    (the first, if several are equal), minus infinity for all
+    others.
 
     >>> apply_temperature(torch.tensor([1.0, 2.0]), 0.5)
     tensor([2., 4.])

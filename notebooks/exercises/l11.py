@@ -107,8 +107,9 @@ def kl_estimators(logprobs, ref_logprobs):
     the policy. Easy, 10 minutes.
 
     Both: log-probabilities of the sampled tokens, of any shape.
-    With d = logprobs - ref_logprobs, returns {"k1": d, "k2": d ** 2
-    / 2, "k3": exp(-d) - 1 + d}; k3 must be exact near zero, too.
+    With d = logprobs - ref_logprobs, returns {"k1": d, "k2":
+    d ** 2 / 2, "k3": exp(-d) - 1 + d}; k3 must be exact near zero,
+    too.
 
     >>> kl_estimators(torch.tensor([0.0]), torch.tensor([-1.0]))
     {'k1': tensor([1.]), 'k2': tensor([0.5000]), 'k3': tensor([0.3679])}

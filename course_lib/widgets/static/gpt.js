@@ -619,13 +619,14 @@ function connect(source) {
 //   source     this module's text
 //   tokenizer  the tokenizer's JSON
 //   models     {name: {bytes, config}}
-//   fetch(name, onBytes)  promise of the weights as an ArrayBuffer
+//   fetch(name, onBytes, again)  promise of the weights as an ArrayBuffer
 export class LiveModels {
   constructor(site) {
     this.site = site;
     this.tokenizer = new Tokenizer(site.tokenizer);
     this.renderChat = renderChat;
     this.loads = new Map(); // name -> {promise, done, bytes}
+    this.failed = new Set(); // names whose last load failed: no cache is trusted then
     this.calls = new Map();
     this.lastId = 0;
   }
@@ -667,15 +668,19 @@ export class LiveModels {
     if (!this.loads.has(name)) {
       const entry = { bytes: 0, done: false, reports: new Set() };
       entry.promise = (async () => {
-        const buffer = await this.site.fetch(name, (n) => {
+        const onBytes = (n) => {
           entry.bytes = n;
           for (const tell of entry.reports) tell();
-        });
+        };
+        const buffer = await this.site.fetch(name, onBytes, this.failed.has(name));
         await this.call("load", { name, buffer }, [buffer]);
         entry.done = true;
         entry.bytes = this.site.models[name].bytes;
       })();
-      entry.promise.catch(() => this.loads.delete(name)); // a second try is allowed
+      entry.promise.catch(() => {
+        this.failed.add(name);
+        this.loads.delete(name); // a second try is allowed
+      });
       this.loads.set(name, entry);
     }
     const entry = this.loads.get(name);
@@ -730,8 +735,8 @@ export class LiveModels {
 
 // --- where the weights come from ------------------------------------------------------------
 
-async function fetchFile(url, onBytes, size) {
-  const response = await fetch(url);
+async function fetchFile(url, onBytes, size, again) {
+  const response = await fetch(url, { cache: again ? "reload" : "default" });
   if (!response.ok) throw new Error(`HTTP ${response.status}`);
   const out = new Uint8Array(size);
   let got = 0;
@@ -764,12 +769,12 @@ function runScript(url, page, name) {
 
 // `page` is what the book's live.js left in the page (window.COURSE_LIVE).
 export function openPage(page) {
-  const get = (name, onBytes) =>
+  const get = (name, onBytes, again) =>
     location.protocol === "file:"
       ? runScript(`${page.base}${name}.js`, page, name)
-      : fetchFile(`${page.base}${name}.bin`, onBytes, page.models[name].bytes);
-  const named = (name, onBytes) =>
-    get(name, onBytes).catch((error) => {
+      : fetchFile(`${page.base}${name}.bin`, onBytes, page.models[name].bytes, again);
+  const named = (name, ...rest) =>
+    get(name, ...rest).catch((error) => {
       throw new Error(`The weights of the model “${name}” could not be loaded (${error.message}).`);
     });
   return new LiveModels({ ...page, fetch: named });
