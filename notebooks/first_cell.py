@@ -54,8 +54,9 @@ def find_course():
 
 def find_models():
     """Train the models of the book if they are not there: minutes, on the GPU if there is one."""
-    everything = dict(os.environ)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the cells of the lesson compute on the CPU
+    hidden = ("CUDA_VISIBLE_DEVICES", "")  # the cells of the lesson compute on the CPU
+    everything = dict(entry for entry in os.environ.items() if entry != hidden)
+    os.environ.update([hidden])
     from course_lib.errors import CourseError
     from course_lib.runs import open_run, runs_dir
 
@@ -68,8 +69,12 @@ def find_models():
     with subprocess.Popen(
         train, env=everything, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
-        while part := process.stdout.read1(4096):  # the progress bars
-            print(part.decode("utf-8", "replace"), end="", flush=True)
+        try:
+            while part := process.stdout.read1(4096):  # the progress bars
+                print(part.decode("utf-8", "replace"), end="", flush=True)
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
     if process.returncode:
         raise RuntimeError("The training stopped. Run this cell again: it goes on where it was.")
     return open_run()

@@ -140,3 +140,12 @@ def test_source_shows_the_code_without_its_docstring():
     assert plots.without_docstring("def f():\n    # why\n    return 1") == (
         "def f():\n    # why\n    return 1"
     )
+
+
+def test_claims_show_only_what_does_not_hold():
+    claim = plots.Claims()
+    claim(True, "Fire is hot.")
+    assert "admonition" not in claim._repr_html_()
+    claim(torch.tensor(1) > 2, "One is <more> than two.")
+    shown = claim._repr_html_()
+    assert "One is &lt;more&gt; than two." in shown and "Fire" not in shown

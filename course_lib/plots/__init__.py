@@ -390,3 +390,34 @@ def source(*things: Callable) -> str:
     parts = (without_docstring(textwrap.dedent(inspect.getsource(thing))) for thing in things)
     code = highlight("\n\n\n".join(parts), PythonLexer(), HtmlFormatter(cssclass="highlight"))
     return code.replace("<pre>", '<pre tabindex="0">')
+
+
+class Claims:
+    """What a page says of its models, checked in each build; it shows those that do not hold.
+
+    Another machine or seed trains other weights. A sentence that is no longer true must not stay
+    on the page without a word, and must not keep the book from being built.
+
+    >>> claim = Claims()
+    >>> claim(1 > 2, "One is more than two.")
+    >>> "One is more than two." in claim._repr_html_()
+    True
+    """
+
+    def __init__(self):
+        self.failed: list[str] = []
+
+    def __call__(self, holds: bool, sentence: str) -> None:
+        """Check one sentence of the page."""
+        if not holds:
+            self.failed.append(sentence)
+
+    def _repr_html_(self) -> str:
+        if not self.failed:
+            return "<span hidden></span>"
+        rows = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.failed)
+        return (
+            '<div class="admonition warning"><p class="admonition-title">Not so in this build</p>'
+            "<p>This book was built with newly trained models, and for them some sentences of "
+            f"this page are not true. Trust the numbers.</p><ul>{rows}</ul></div>"
+        )

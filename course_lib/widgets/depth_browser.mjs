@@ -16,7 +16,7 @@ const ABOUT = {
   stream: "root mean square of the stream",
   losses: "loss in nats a token",
 };
-const [WIDE, HIGH, LEFT, BOTTOM, TOP] = [420, 220, 44, 34, 8]; // of the chart, in its own units
+const [WIDE, HIGH, LEFT, BOTTOM, TOP] = [420, 230, 52, 40, 10]; // of the chart, in its own units
 const FLOOR = -12; // powers of ten below this one are drawn at the bottom edge
 
 // --- where the reader is ------------------------------------------------------------------------
@@ -84,12 +84,12 @@ function chart(at) {
   for (let v = low; v <= high; v += step) {
     const text = at.log ? decade(v) : String(v);
     parts.push(svg("line", { x1: LEFT, x2: WIDE - 10, y1: y(v), y2: y(v), class: "cw-depth-grid" }));
-    parts.push(svg("text", { x: LEFT - 5, y: y(v) + 3, "text-anchor": "end" }, text));
+    parts.push(svg("text", { x: LEFT - 5, y: y(v) + 4, "text-anchor": "end" }, text));
   }
   for (const share of [0, 0.5, 1]) {
     const i = Math.round(share * (length - 1));
     const text = String(Math.round(where(i, at)));
-    parts.push(svg("text", { x: x(i), y: HIGH - 20, "text-anchor": "middle" }, text));
+    parts.push(svg("text", { x: x(i), y: HIGH - 24, "text-anchor": "middle" }, text));
   }
   const middle = (LEFT + WIDE - 10) / 2;
   parts.push(
