@@ -75,8 +75,10 @@ class Run:
         return {part: [Pair(**row) for row in rows[part]] for part in rows}
 
 
-def open_run(path: str | Path | None = None) -> Run:
+def open_run(path: str | Path | None = None, device: str = "cpu") -> Run:
     """Open a run directory for reading; by default the laptop run that the book shows.
+
+    Models this small answer fastest on the CPU, and the cells of the book's pages use it.
 
     Raises:
         CourseError: there is no run, or it is not complete.
@@ -92,7 +94,7 @@ def open_run(path: str | Path | None = None) -> Run:
         raise CourseError(
             f"the run at {path} lacks {', '.join(missing)}: the same train command resumes it"
         )
-    return Run(path, pick_device())
+    return Run(path, pick_device(device))
 
 
 def save_model(model: torch.nn.Module, config: GPTConfig, path: Path) -> None:
