@@ -323,7 +323,8 @@ def table(
         body = escape(str(text)).replace("\n", "<br>")
         return f'<{tag}{scope} style="{style}">{body}</{tag}>'
 
-    label = escape(", ".join(filter(None, header)), quote=True)
+    names = escape(", ".join(filter(None, header)), quote=True)
+    label = f"Table of {len(rows)} rows: {names}"
     head = "".join(cell(h, i, "th", ' scope="col"') for i, h in enumerate(header))
     lines = []
     for row in rows:
@@ -334,7 +335,7 @@ def table(
         cells += [cell(text, i, "td") for i, text in enumerate(row[1:], start=1)]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return (
-        f'<div class="table-wrapper" tabindex="0" role="region" aria-label="Table: {label}">'
+        f'<div class="table-wrapper" tabindex="0" role="region" aria-label="{label}">'
         '<table class="table" style="width: 100%; margin: 0 0 1rem">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
