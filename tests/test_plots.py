@@ -53,10 +53,15 @@ def test_behaviour_chart_names_every_class_and_model(shares):
     assert "Base 90" in seen and "SFT 60" in seen
 
 
-def test_loss_curve_keeps_every_step():
+def test_loss_curve_shows_the_mean_and_the_extremes():
     rows = [{"step": i, "loss": 3.0 / (i + 1)} for i in range(40)]
     (ax,) = plots.loss_curve(rows).axes
     assert list(ax.lines[0].get_ydata()) == [row["loss"] for row in rows]
+    rows = [{"step": i, "loss": 9.0 if i == 777 else 1.0} for i in range(1000)]
+    (ax,) = plots.loss_curve(rows).axes
+    assert len(ax.lines[0].get_ydata()) == 100
+    (band,) = ax.collections
+    assert band.get_paths()[0].vertices[:, 1].max() == 9.0  # no spike is lost
 
 
 def test_ppo_curves_has_one_panel_a_metric():

@@ -98,13 +98,19 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 
 
 def loss_curve(rows: Sequence[dict], label: str = "loss", name: str = "sft") -> Figure:
-    """Loss by step: every step faint, the running mean on top, first and last mean as numbers."""
+    """Loss by step: a faint band from the least to the greatest of neighbouring steps, the running
+    mean on top, first and last mean as numbers."""
     steps, losses = [r["step"] for r in rows], [r["loss"] for r in rows]
     mean = smooth(losses, max(1, len(losses) // 50))
+    width = max(1, len(losses) // 100)  # a point for every step would make a heavy picture
+    starts = range(0, len(losses), width)
+    groups = [losses[i : i + width] for i in starts]
     figure, (ax,) = panels(3.2)
     colour = MODEL_COLOURS[name]
-    ax.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
-    ax.plot(steps, mean, color=colour)
+    where = [steps[i] for i in starts]
+    low, high = list(map(min, groups)), list(map(max, groups))
+    ax.fill_between(where, low, high, color=colour, alpha=0.25, linewidth=0)
+    ax.plot(steps[::width], mean[::width], color=colour)
     for i, side, offset in ((0, "left", (8, -4)), (-1, "right", (0, 8))):
         ax.annotate(
             f"{mean[i]:.2f}",
