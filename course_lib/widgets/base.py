@@ -96,11 +96,16 @@ def json_for_html(value: Any) -> str:
 
 def module_source(name: str) -> str:
     """A widget's ES module as one self-contained file: its own code and the helpers it imports."""
-    text = (WIDGET_DIR / f"{name}.mjs").read_text(encoding="utf-8")
+    text = script(WIDGET_DIR / f"{name}.mjs")
     if not IMPORT.search(text):
         return text
-    kit = (WIDGET_DIR / "static" / "kit.mjs").read_text(encoding="utf-8")
+    kit = script(WIDGET_DIR / "static" / "kit.mjs")
     return re.sub(r"^export ", "", kit, flags=re.MULTILINE) + IMPORT.sub("", text)
+
+
+def script(path: Path) -> str:
+    """A JavaScript file without the lines that are only comment: a page carries what runs."""
+    return re.sub(r"^[ \t]*//.*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def style_sheet() -> str:

@@ -18,7 +18,7 @@ import traitlets
 from course_lib.files import read_json
 from course_lib.runs import MODELS, Run
 
-from .base import WIDGET_DIR, CourseWidget, is_book_build, json_for_html
+from .base import WIDGET_DIR, CourseWidget, is_book_build, json_for_html, script
 from .weights import pack, read_header
 
 NAMES = (*MODELS, "reward")
@@ -65,7 +65,7 @@ def site(run: Run) -> dict[str, Any]:
     """What a page needs before any weights: runtime, tokenizer, sizes; `key` names the run."""
     files = {name: packed(run, name) for name in NAMES}
     return {
-        "source": (WIDGET_DIR / "static" / "gpt.js").read_text(encoding="utf-8"),
+        "source": script(WIDGET_DIR / "static" / "gpt.js"),
         "tokenizer": read_json(run.path / "tokenizer" / "tokenizer.json"),
         "models": {
             name: {"bytes": len(data), "config": read_header(data)["config"]}
