@@ -171,7 +171,7 @@ function dataTable({ steps }) {
 // --- typed prompts: the record of probability_shift.py, measured in the page ----------------
 
 const BARS = 6;
-const TOKENS = 20;
+const TOKENS = 14;
 
 const totalVariation = (p, q) => p.reduce((sum, x, i) => sum + Math.abs(x - q[i]), 0) / 2;
 const divergence = (p, q) =>

@@ -48,7 +48,7 @@ CONTROL_LABELS = {
     IM_START: "⟨start of turn⟩",
     IM_END: "⟨end of turn⟩",
 }
-N_TOKENS = 20  # of an answer; a base model would ramble on
+N_TOKENS = 14  # of an answer; a base model would ramble on
 
 
 # -- measuring ----------------------------------------------------------------------------------
