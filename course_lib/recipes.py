@@ -152,10 +152,17 @@ def _tokenizer_stage(run: Run, preset: Preset, seed: int) -> dict:
     }
 
 
+# When the base model is measured and its weights are kept, in 28ths of its training: often at the
+# start, where most happens.
+SNAPSHOTS = (0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28)
+
+
 def _base_stage(run: Run, preset: Preset, seed: int) -> dict:
     tokenizer = run.tokenizer()
     training, heldout = _streams(run, preset, seed)
     model = GPT(GPTConfig(tokenizer.vocab_size, **preset.model)).to(run.device)
+    every = max(1, preset.base.steps // SNAPSHOTS[-1])
+    save_model(model, model.config, run.snapshot(0))
 
     def loss_at(model: GPT, step: int) -> torch.Tensor:
         length = model.config.context_length
@@ -163,12 +170,13 @@ def _base_stage(run: Run, preset: Preset, seed: int) -> dict:
         return cross_entropy(model(idx.to(run.device)), targets.to(run.device))
 
     def evaluate(model: GPT, step: int) -> dict:
-        return {
-            "heldout_loss": text_loss(model, heldout),
-            "facts": fact_completion(model, tokenizer),
-        }
+        if (step + 1) / every not in SNAPSHOTS:
+            return {}
+        save_model(model, model.config, run.snapshot(step + 1))
+        facts = fact_completion(model, tokenizer)
+        return {"heldout_loss": text_loss(model, heldout), "facts": facts}
 
-    train(model, loss_at, preset.base, run.path / "base", "base", evaluate)
+    train(model, loss_at, preset.base, run.path / "base", "base", evaluate, every)
     save_model(model, model.config, run.path / "base" / "model.safetensors")
     questions = prompt_mix(preset.n_eval, False, seed, {"fact": 1})
     asked = replies(model, tokenizer, questions, Sampling(), seed, as_document=True)
@@ -195,10 +203,11 @@ def _sft_stage(run: Run, preset: Preset, seed: int) -> dict:
     training, heldout = _streams(run, preset, seed)
     model = run.model("base")
     talks = conversations(preset.n_conversations, seed)
-    examples = sft.encode_conversations(talks, tokenizer, model.config.context_length)
+    length = model.config.context_length
+    examples = sft.encode_conversations(talks, tokenizer, length)
 
     def loss_at(model: GPT, step: int) -> torch.Tensor:
-        chat = sft.sft_loss(model, *sft.chat_batch(examples, preset.sft_batch, seed, step))
+        chat = sft.sft_loss(model, *sft.chat_batch(examples, preset.sft_batch, length, seed, step))
         return chat + sft.replay_loss(model, training, preset.replay_windows, seed + 1, step)
 
     train(model, loss_at, preset.sft, run.path / "sft", "sft")

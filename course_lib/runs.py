@@ -20,7 +20,6 @@ from course_lib.gpt import GPT, GPTConfig
 from course_lib.presets import Preset
 from course_lib.reward import Pair, RewardModel
 from course_lib.tokenizer import BPETokenizer
-from course_lib.train import pick_device
 
 STAGES = ("tokenizer", "base", "sft", "reward", "rlhf")
 MODELS = ("base", "sft", "rlhf")
@@ -61,6 +60,14 @@ class Run:
         """The model a stage ended with: "base", "sft" or "rlhf"."""
         return load_model(self.path / name / "model.safetensors").to(self.device)
 
+    def snapshot(self, steps: int) -> Path:
+        """The file with the base model after so many training steps, for `load_model`."""
+        return self.path / "base" / "snapshots" / f"{steps}.safetensors"
+
+    def snapshots(self) -> list[int]:
+        """After how many steps the base model was kept, in order; 0 is before training."""
+        return sorted(int(file.stem) for file in self.snapshot(0).parent.glob("*.safetensors"))
+
     def reward_model(self) -> RewardModel:
         """The reward model, with the normalisation of its scores."""
         path = self.path / "reward" / "model.safetensors"
@@ -75,10 +82,10 @@ class Run:
         return {part: [Pair(**row) for row in rows[part]] for part in rows}
 
 
-def open_run(path: str | Path | None = None, device: str = "cpu") -> Run:
+def open_run(path: str | Path | None = None) -> Run:
     """Open a run directory for reading; by default the laptop run that the book shows.
 
-    Models this small answer fastest on the CPU, and the cells of the book's pages use it.
+    Its models are on the CPU: so small ones answer fastest there, and the pages' cells use it.
 
     Raises:
         CourseError: there is no run, or it is not complete.
@@ -94,7 +101,7 @@ def open_run(path: str | Path | None = None, device: str = "cpu") -> Run:
         raise CourseError(
             f"the run at {path} lacks {', '.join(missing)}: the same train command resumes it"
         )
-    return Run(path, pick_device(device))
+    return Run(path)
 
 
 def save_model(model: torch.nn.Module, config: GPTConfig, path: Path) -> None:

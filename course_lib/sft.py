@@ -55,16 +55,6 @@ def encode_conversations(
     return ChatExamples(inputs, targets, dropped)
 
 
-def chat_batch(examples: ChatExamples, batch_size: int, seed: int, step: int) -> tuple:
-    """A random batch, padded on the right by length: `idx` and `targets`, both `(B, T)`."""
-    draw = torch.randint(
-        len(examples.inputs), (batch_size,), generator=step_generator(seed, step)
-    ).tolist()
-    idx = pad_right([examples.inputs[i] for i in draw], 0)
-    targets = pad_right([examples.targets[i] for i in draw], IGNORE_INDEX)
-    return idx, targets
-
-
 # -- packing ------------------------------------------------------------------------------------
 
 
@@ -121,13 +111,24 @@ def packed_batch(examples: ChatExamples, rows: Sequence[Sequence[int]]) -> tuple
     idx = [[t for i in row for t in examples.inputs[i]] for row in rows]
     targets = [[t for i in row for t in examples.targets[i]] for row in rows]
     positions = [[p for i in row for p in range(len(examples.inputs[i]))] for row in rows]
-    documents = [[i for i in row for _ in examples.inputs[i]] for row in rows]
+    documents = [[place for place, i in enumerate(row) for _ in examples.inputs[i]] for row in rows]
     return (
         pad_right(idx, 0),
         pad_right(targets, IGNORE_INDEX),
         pad_right(positions, 0),
         block_mask(pad_right(documents, -1)),
     )
+
+
+def chat_batch(
+    examples: ChatExamples, batch_size: int, context_length: int, seed: int, step: int
+) -> tuple:
+    """`batch_size` conversations drawn at random, packed: see `packed_batch`."""
+    draw = torch.randint(
+        len(examples.inputs), (batch_size,), generator=step_generator(seed, step)
+    ).tolist()
+    rows = pack([len(examples.inputs[i]) for i in draw], context_length)
+    return packed_batch(examples, [[draw[place] for place in row] for row in rows])
 
 
 # -- losses -------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 # Run this first. In Colab it fetches the course; where no trained models are, it trains them.
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -54,9 +53,6 @@ def find_course():
 
 def find_models():
     """Train the models of the book if they are not there: minutes, on the GPU if there is one."""
-    hidden = ("CUDA_VISIBLE_DEVICES", "")  # the cells of the lesson compute on the CPU
-    everything = dict(entry for entry in os.environ.items() if entry != hidden)
-    os.environ.update([hidden])
     from course_lib.errors import CourseError
     from course_lib.runs import open_run, runs_dir
 
@@ -66,9 +62,7 @@ def find_models():
         print("No trained models yet. They are trained now, once. This takes some minutes.")
     train = [sys.executable, "-m", "course_lib", "train", "--preset", "laptop"]
     train += ["--out", str(runs_dir() / "laptop")]
-    with subprocess.Popen(
-        train, env=everything, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
+    with subprocess.Popen(train, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
             while part := process.stdout.read1(4096):  # the progress bars
                 print(part.decode("utf-8", "replace"), end="", flush=True)

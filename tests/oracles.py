@@ -15,6 +15,7 @@ from torch import tensor
 
 from course_lib import dpo, grpo, lora, ppo, sft
 from course_lib.chat import SPECIAL_TOKENS
+from course_lib.checks.l11 import advantages_by_definition
 from course_lib.data import IGNORE_INDEX
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.reward import Pair, RewardModel
@@ -59,14 +60,20 @@ EXAMPLES = sft.ChatExamples([[1, 2, 3], [4, 0], [5]], [[-100, 3, 9], [0, 9], [9]
 
 
 def check_chat_batch(chat_batch):
-    """Every row is one of the examples, and only what was appended is ignored."""
-    idx, targets = chat_batch(EXAMPLES, 16, 0, 0)
-    rows = {tuple(row) for row in torch.cat((idx, targets), dim=1).tolist()}
-    assert rows == {
-        (1, 2, 3, -100, 3, 9),
-        (4, 0, 0, 0, 9, -100),
-        (5, 0, 0, 9, -100, -100),
-    }
+    """As many conversations as asked for, each of them an example, whole, and seen by itself."""
+    idx, targets, positions, mask = chat_batch(EXAMPLES, 16, 3, 0, 0)
+    assert idx.shape == targets.shape == positions.shape and idx.size(1) == 3
+    found = []
+    for b, row in enumerate(positions.tolist()):
+        starts = [t for t, p in enumerate(row) if p == 0 and targets[b, t:].ne(-100).any()]
+        for start, end in zip(starts, [*starts[1:], 3], strict=True):
+            n = next(n for n in range(end, start, -1) if targets[b, n - 1] != -100)
+            found.append((idx[b, start:n].tolist(), targets[b, start:n].tolist()))
+            assert not mask[b, 0, start:n, :start].any()
+    assert len(found) == 16
+    examples = list(zip(EXAMPLES.inputs, EXAMPLES.targets, strict=True))
+    assert all(talk in examples for talk in found)
+    assert len({str(talk) for talk in found}) == 3
 
 
 def check_block_mask(block_mask):
@@ -80,12 +87,15 @@ def check_packed_batch(packed_batch, positions="learned", **changes):
     """Packed rows give the loss, and every gradient, of the conversations one by one."""
     model = loud_model(positions=positions, **changes)
 
+    rows = [[0, 1], [2, 1, 1]]  # a conversation may be drawn twice
+
     def gradients(loss):
         return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
 
-    packed = sft.sft_loss(model, *packed_batch(EXAMPLES, [[0, 1], [2]]))
+    packed = sft.sft_loss(model, *packed_batch(EXAMPLES, rows))
     alone, n = 0.0, 0
-    for ids, targets in zip(EXAMPLES.inputs, EXAMPLES.targets, strict=True):
+    for i in itertools.chain(*rows):
+        ids, targets = EXAMPLES.inputs[i], EXAMPLES.targets[i]
         logprobs = model(tensor([ids]))[0].log_softmax(-1)
         for t, target in enumerate(targets):
             if target != IGNORE_INDEX:
@@ -292,20 +302,6 @@ def check_token_rewards(token_rewards):
     torch.testing.assert_close(rewards, expected)
 
 
-def slow_advantage(rewards, values, gamma, lam):
-    """The definition: the lambda-weighted mean of all n-step advantages, for one reply."""
-    length, out = len(rewards), []
-    for t in range(length):
-        n_steps = []
-        for n in range(1, length - t + 1):
-            total = sum(gamma**i * rewards[t + i] for i in range(n))
-            after = values[t + n] if t + n < length else 0.0
-            n_steps.append(total + gamma**n * after - values[t])
-        mixed = sum((1 - lam) * lam**i * a for i, a in enumerate(n_steps[:-1]))
-        out.append(mixed + lam ** (len(n_steps) - 1) * n_steps[-1])
-    return out
-
-
 def check_gae(gae, lengths=(3, 1, 5), gamma=0.9, lam=0.8, seed=0):
     generator = torch.Generator().manual_seed(seed)
     rewards, values = torch.randn(2, len(lengths), max(lengths), generator=generator)
@@ -313,7 +309,9 @@ def check_gae(gae, lengths=(3, 1, 5), gamma=0.9, lam=0.8, seed=0):
     # What stands in the padding is left as it is: it must not leak.
     advantages, returns = gae(rewards, values, mask, gamma, lam)
     for row, n in enumerate(lengths):
-        expected = slow_advantage(rewards[row, :n].tolist(), values[row, :n].tolist(), gamma, lam)
+        expected = advantages_by_definition(
+            rewards[row, :n].tolist(), values[row, :n].tolist(), gamma, lam
+        )
         torch.testing.assert_close(advantages[row, :n], tensor(expected), rtol=1e-4, atol=1e-5)
         whole = tensor(expected) + values[row, :n]
         torch.testing.assert_close(returns[row, :n], whole, rtol=1e-4, atol=1e-5)

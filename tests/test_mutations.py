@@ -24,13 +24,14 @@ MUTANTS = [
     (chat.supervised_targets, o.check_shift, "zip(ids[1:], mask[1:]", "zip(ids[1:], mask[:-1]"),
     (chat.supervised_targets, o.check_shift, "i if m else", "i if not m else"),
     # supervised fine-tuning
-    (sft.chat_batch, o.check_chat_batch, "for i in draw], IGNORE_INDEX", "for i in draw], 0"),
-    (sft.chat_batch, o.check_chat_batch, "examples.targets[i]", "examples.inputs[i]"),
+    (sft.chat_batch, o.check_chat_batch, "len(examples.inputs[i])", "1"),
+    (sft.chat_batch, o.check_chat_batch, "(batch_size,)", "(context_length,)"),
     (sft.block_mask, o.check_block_mask, "same & causal_mask", "same | causal_mask"),
     (sft.block_mask, o.check_block_mask, "(same & ", "(torch.ones_like(same) & "),
     (sft.packed_batch, o.check_packed_batch, "for p in range(", "for p in range(i, i + "),
-    (sft.packed_batch, o.check_packed_batch, "[[i for i in row for _", "[[0 for i in row for _"),
+    (sft.packed_batch, o.check_packed_batch, "[place for", "[0 for"),
     (sft.packed_batch, o.check_packed_batch, "targets, IGNORE_INDEX", "targets, 0"),
+    (sft.packed_batch, o.check_packed_batch, "[place for", "[i for"),
     # reward model
     (reward.pairwise_loss, o.check_pairwise_loss, "chosen - rejected", "rejected - chosen"),
     (reward.pairwise_loss, o.check_pairwise_loss, "- margin", "+ margin"),

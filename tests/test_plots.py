@@ -5,6 +5,7 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from figures import texts
 
 from course_lib import plots
 from course_lib.chat import IM_END, SPECIAL_TOKENS
@@ -30,12 +31,6 @@ def shares():
     return table
 
 
-def labels(figure):
-    """Every text that is visible in a figure."""
-    figure.canvas.draw()
-    return [t.get_text() for ax in figure.axes for t in ax.findobj(plt.Text) if t.get_text()]
-
-
 def test_behaviour_chart_draws_the_shares_it_got(shares):
     (ax,) = plots.behaviour_chart(shares).axes
     widths = [round(bar.get_width(), 6) for bar in ax.patches]
@@ -48,7 +43,7 @@ def test_behaviour_chart_draws_the_shares_it_got(shares):
 
 
 def test_behaviour_chart_names_every_class_and_model(shares):
-    seen = labels(plots.behaviour_chart(shares))
+    seen = texts(plots.behaviour_chart(shares))
     assert set(BEHAVIOURS) <= set(seen)
     assert "Base 90" in seen and "SFT 60" in seen
 
@@ -94,9 +89,9 @@ def test_clip_objective_is_flat_where_nothing_can_be_gained():
 
 
 def test_points_and_probabilities_show_their_numbers():
-    assert "−0.50" in labels(plots.points_chart({"sft": (-0.5, -0.7, -0.3)}))
+    assert "−0.50" in texts(plots.points_chart({"sft": (-0.5, -0.7, -0.3)}))
     rows = [{"token": " Paris", "probs": {"base": 0.25, "sft": 0.001}}]
-    seen = labels(plots.probability_bars(rows))
+    seen = texts(plots.probability_bars(rows))
     assert {"␣Paris", "25", "<1", "Base", "SFT"} <= set(seen)
 
 

@@ -5,6 +5,7 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from figures import cells, texts
 
 from course_lib.plots import l01, l02, l03
 from course_lib.studies import run_study
@@ -13,16 +14,6 @@ from course_lib.studies import run_study
 @pytest.fixture(scope="module")
 def study():
     return run_study("positions", "small")["results"]
-
-
-def texts(figure):
-    figure.canvas.draw()
-    return [t.get_text() for ax in figure.axes for t in ax.findobj(plt.Text) if t.get_text()]
-
-
-def cells(html):
-    rows = re.findall(r"<tr>(.*?)</tr>", html)
-    return [[re.sub(r"<[^>]+>", "", c) for c in re.findall(r"<t[hd].*?</t[hd]>", r)] for r in rows]
 
 
 # -- L01 ----------------------------------------------------------------------------------------

@@ -1,10 +1,8 @@
 """The figures of L07 and L08 show exactly what they are given; the studies behind L08."""
 
-import re
-
-import matplotlib.pyplot as plt
 import pytest
 import torch
+from figures import cells, texts
 from matplotlib.patches import Rectangle
 
 from course_lib.gpt import GPT, GPTConfig
@@ -14,16 +12,6 @@ from course_lib.studies import ablations, run_study
 from course_lib.studies.scaling import PowerLaw, fit
 
 SMALL = GPTConfig(101, 16, 32, 2, 2)
-
-
-def texts(figure):
-    figure.canvas.draw()
-    return [t.get_text() for ax in figure.axes for t in ax.findobj(plt.Text) if t.get_text()]
-
-
-def cells(html):
-    rows = re.findall(r"<tr>(.*?)</tr>", html)
-    return [[re.sub(r"<[^>]+>", "", c) for c in re.findall(r"<t[hd].*?</t[hd]>", r)] for r in rows]
 
 
 # -- L07 ----------------------------------------------------------------------------------------

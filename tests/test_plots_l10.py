@@ -1,14 +1,9 @@
 """The figures of L10 show exactly what they are given."""
 
-import matplotlib.pyplot as plt
 import pytest
+from figures import texts
 
 from course_lib.plots import l10
-
-
-def texts(figure):
-    figure.canvas.draw()
-    return [t.get_text() for ax in figure.axes for t in ax.findobj(plt.Text) if t.get_text()]
 
 
 def test_temperature_bars_have_a_panel_each_and_per_cent():

@@ -119,6 +119,18 @@ def test_the_models_open(smoke_run):
 # -- what is trained again ------------------------------------------------------------------------
 
 
+def test_the_base_model_is_kept_a_dozen_times_while_it_learns(smoke_run):
+    kept = smoke_run.snapshots()
+    assert kept[0] == 0 and kept[-1] == SMOKE.base.steps and len(kept) >= 13
+    measured = {r["step"] + 1: r for r in smoke_run.metrics("base") if "heldout_loss" in r}
+    assert sorted(measured) == kept[1:]
+    assert measured[kept[-1]]["heldout_loss"] < measured[kept[1]]["heldout_loss"]
+    first, last = (load_model(smoke_run.snapshot(n)).state_dict() for n in (0, kept[-1]))
+    end = smoke_run.model("base").state_dict()
+    assert all(torch.equal(last[name], end[name]) for name in end)
+    assert not torch.equal(first["embedding.weight"], end["embedding.weight"])
+
+
 def test_a_second_run_trains_nothing(copied_run):
     before = stamps(copied_run)
     train_all(SMOKE, copied_run, device="cpu")

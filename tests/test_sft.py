@@ -38,8 +38,10 @@ class Puppet(torch.nn.Module):
         return 100.0 * torch.nn.functional.one_hot(self.choose(idx), BYTES.vocab_size)
 
 
-def batch_of(talks, size=8):
-    return chat_batch(encode_conversations(talks, BYTES, 200), size, seed=0, step=0)
+def batch_of(talks):
+    """Inputs and targets, a conversation a row."""
+    examples = encode_conversations(talks, BYTES, 200)
+    return packed_batch(examples, [[i] for i in range(len(talks))])[:2]
 
 
 def test_an_oracle_gets_loss_zero_and_a_copier_does_not():
@@ -110,10 +112,10 @@ def test_what_stands_in_the_padding_does_not_matter(make_model):
 
 def test_a_batch_depends_on_seed_and_step_alone():
     examples = encode_conversations(TALKS * 20, BYTES, 200)
-    first = chat_batch(examples, 8, 3, 4)
+    first = chat_batch(examples, 8, 200, 3, 4)
     torch.manual_seed(9)
-    assert all(map(torch.equal, first, chat_batch(examples, 8, 3, 4)))
-    other = chat_batch(examples, 8, 3, 5)
+    assert all(map(torch.equal, first, chat_batch(examples, 8, 200, 3, 4)))
+    other = chat_batch(examples, 8, 200, 3, 5)
     assert other[0].shape != first[0].shape or not torch.equal(other[0], first[0])
 
 

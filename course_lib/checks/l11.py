@@ -238,7 +238,7 @@ def check_last_token_reward(fn):
     )
 
 
-def _advantages(rewards, values, gamma, lam):
+def advantages_by_definition(rewards, values, gamma, lam):
     """The definition: the weighted mean of all n-step advantages, for one response."""
     n, out = len(rewards), []
     for t in range(n):
@@ -297,7 +297,9 @@ def _check_gae_rows(fn):
             is_tensor(part, (B, R), torch.float64)
             assert (part[~mask] == 0).all(), "advantages and returns must be zero in the padding"
         for row, n in enumerate(lengths):
-            want = torch.tensor(_advantages(r[row, :n].tolist(), v[row, :n].tolist(), gamma, lam))
+            want = torch.tensor(
+                advantages_by_definition(r[row, :n].tolist(), v[row, :n].tolist(), gamma, lam)
+            )
             leaking = n < R and not close(advantages[row, n - 1], want[-1])
             assert not leaking, (
                 "what stands in the padding leaks into the last token: V and A behind it are zero"

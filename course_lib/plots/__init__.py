@@ -126,6 +126,23 @@ def loss_curve(rows: Sequence[dict], label: str = "loss", name: str = "sft") -> 
     return figure
 
 
+def percent_bars(ax: Axes, shares: Sequence[float], names: Sequence[str], colours) -> None:
+    """A bar for each share, the first on top, with its per cent beside it."""
+    ax.barh(range(len(shares)), [100 * share for share in shares], 0.7, color=colours)
+    for i, share in enumerate(shares):
+        ax.annotate(
+            f"{100 * share:.0f}" if share >= 0.005 else "<1",
+            (100 * share, i),
+            (3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9.5,
+            color=SOFT,
+        )
+    ax.set_yticks(range(len(shares)) if names else [], names, color=INK)
+    ax.invert_yaxis()
+
+
 def behaviour_chart(shares: dict[str, dict[str, dict[str, float]]]) -> Figure:
     """Share of each behaviour class for each model, with 95 % intervals.
 
@@ -278,20 +295,8 @@ def probability_bars(rows: Sequence[dict]) -> Figure:
     figure, axes = panels(0.33 * len(rows) + 0.9, 1, len(models), grid=False)
     tokens = [token_text(row["token"]) for row in rows]
     for ax, model in zip(axes, models, strict=True):
-        values = [100 * row["probs"][model] for row in rows]
-        ax.barh(range(len(rows)), values, 0.7, color=MODEL_COLOURS[model])
-        for i, value in enumerate(values):
-            ax.annotate(
-                f"{value:.0f}" if value >= 0.5 else "<1",
-                (value, i),
-                (3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9.5,
-                color=SOFT,
-            )
-        ax.set_yticks(range(len(rows)), tokens if ax is axes[0] else [], color=INK)
-        ax.invert_yaxis()
+        shares = [row["probs"][model] for row in rows]
+        percent_bars(ax, shares, tokens if ax is axes[0] else [], MODEL_COLOURS[model])
         ax.set_xlim(0, 125)
         ax.set_xticks([0, 50, 100])
         ax.set_title(MODEL_NAMES[model], weight="bold", loc="left")

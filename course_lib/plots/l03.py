@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from course_lib.plots import AMBER, BLUE, INK, SOFT, VERMILION, panels, token_text
+from course_lib.plots import AMBER, BLUE, INK, VERMILION, panels, percent_bars, token_text
 
 _SERIES = ((BLUE, "o"), (VERMILION, "s"), (AMBER, "^"))
 
@@ -99,20 +99,8 @@ def attention_row(tokens: Sequence[str], weights: Sequence[float], found: int) -
     """Where one position looks: a bar for each token, the one that was to be found marked."""
     figure, (ax,) = panels(0.25 * len(tokens) + 0.8, grid=False)
     colours = [VERMILION if i == found else BLUE for i in range(len(tokens))]
-    ax.barh(range(len(tokens)), [100 * w for w in weights], 0.7, color=colours)
-    for i, weight in enumerate(weights):
-        ax.annotate(
-            f"{100 * weight:.0f}" if weight >= 0.005 else "<1",
-            (100 * weight, i),
-            (3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9.5,
-            color=SOFT,
-        )
-    ax.set_yticks(range(len(tokens)), [token_text(t) for t in tokens], color=INK)
+    percent_bars(ax, weights, [token_text(t) for t in tokens], colours)
     ax.get_yticklabels()[found].set_fontweight("bold")
-    ax.invert_yaxis()
     ax.set_xlim(0, 112)
     ax.set_xticks([0, 50, 100])
     ax.set_xlabel("attention weight, per cent")

@@ -12,9 +12,9 @@ from course_lib.plots import (
     GREEN,
     INK,
     PINK,
-    SOFT,
     VERMILION,
     panels,
+    percent_bars,
     table,
     token_text,
 )
@@ -113,18 +113,7 @@ def lens_steps(places: Sequence[str], probabilities: Sequence[float]) -> Figure:
     colours = [
         GREEN if "feed" in place else AMBER if "attention" in place else BLUE for place in places
     ]
-    ax.barh(range(len(places)), [100 * p for p in probabilities], 0.72, color=colours)
-    for i, p in enumerate(probabilities):
-        ax.annotate(
-            f"{100 * p:.0f}" if p >= 0.005 else "<1",
-            (100 * p, i),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            color=SOFT,
-        )
-    ax.set_yticks(range(len(places)), list(places), color=INK)
-    ax.invert_yaxis()
+    percent_bars(ax, probabilities, places, colours)
     ax.set_xlim(0, 108)
     ax.set_xlabel("probability of the right token, per cent")
     return figure

@@ -4,7 +4,18 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from course_lib.plots import AMBER, BLUE, GREEN, INK, PINK, SOFT, VERMILION, panels, token_text
+from course_lib.plots import (
+    AMBER,
+    BLUE,
+    GREEN,
+    INK,
+    PINK,
+    SOFT,
+    VERMILION,
+    panels,
+    percent_bars,
+    token_text,
+)
 
 Interval = tuple[float, float, float]  # mean, low, high
 
@@ -21,14 +32,8 @@ def temperature_bars(tokens: Sequence[str], probs: dict[str, Sequence[float]]) -
     """
     figure, axes = panels(0.3 * len(tokens) + 0.9, 1, len(probs), grid=False)
     for ax, (title, values) in zip(axes, probs.items(), strict=True):
-        ax.barh(range(len(tokens)), [100 * p for p in values], 0.7, color=BLUE)
-        for i, p in enumerate(values):
-            number = f"{100 * p:.0f}" if p >= 0.005 else "<1"
-            place = {"textcoords": "offset points", "va": "center", "fontsize": 9.5}
-            ax.annotate(number, (100 * p, i), (3, 0), color=SOFT, **place)
         names = [token_text(token) for token in tokens] if ax is axes[0] else []
-        ax.set_yticks(range(len(tokens)), names, color=INK)
-        ax.invert_yaxis()
+        percent_bars(ax, values, names, BLUE)
         ax.set_xlim(0, 130 * max(map(max, probs.values())))
         ax.locator_params(axis="x", nbins=3)
         ax.set_title(title, weight="bold", loc="left")

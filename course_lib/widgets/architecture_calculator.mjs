@@ -1,7 +1,7 @@
 // Architecture calculator: the formulas of course_lib/sizing.py on a configuration that the reader
 // changes. architecture_calculator.py describes the state.
 
-import { clamp, h, save } from "./static/kit.mjs";
+import { clamp, h, save, subscribe, svg } from "./static/kit.mjs";
 
 const PARTS = {
   embedding: "token embedding",
@@ -242,13 +242,6 @@ function row(name, ...values) {
   return h("tr", {}, h("th", { scope: "row" }, name), ...cells);
 }
 
-function svg(tag, attributes = {}, ...children) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
 // KV cache by length: a line from zero to the full context.
 function chart(c, bytes) {
   const most = cacheBytes(c, c.context_length, bytes);
@@ -357,11 +350,11 @@ function render({ model, el }) {
   };
   const own = ["config", "preset", "machine", "utilization", "bytes_per_value"];
   const names = [...own, ...Object.keys(SETTINGS)];
-  const events = names.map((name) => `change:${name}`);
-  for (const event of events) model.on(event, draw);
+  const { on, off } = subscribe(model);
+  for (const name of names) on(`change:${name}`, draw);
   el.append(layout(parts));
   draw();
-  return () => events.forEach((event) => model.off(event, draw));
+  return off;
 }
 
 export default { render, parameters, forwardFlops, trainingFlops, memory, cacheBytes, complaint };

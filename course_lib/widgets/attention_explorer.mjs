@@ -2,7 +2,17 @@
 // attention_explorer.py describes the state: text, layer, head, at, first.
 
 import {
-  clamp, h, label, latest, offer, percent, save, tokenNode, top, visible,
+  clamp,
+  h,
+  label,
+  latest,
+  offer,
+  percent,
+  save,
+  subscribe,
+  tokenNode,
+  top,
+  visible,
 } from "./static/kit.mjs";
 
 const TAKEN = 4;
@@ -226,11 +236,7 @@ async function wire(models, model, parts, now, on) {
 function render({ model, el }) {
   const parts = makeParts(model);
   const now = explorer(model, parts);
-  const listening = [];
-  const on = (event, callback) => {
-    model.on(event, callback);
-    listening.push([event, callback]);
-  };
+  const { on, off } = subscribe(model);
   const controls = () => {
     parts.layer.value = model.get("layer");
     parts.head.value = model.get("head");
@@ -243,7 +249,7 @@ function render({ model, el }) {
   now.use(measured(model.get("first")));
   el.append(layout(parts));
   offer(model, parts.gate, ["base"], (models) => wire(models, model, parts, now, on));
-  return () => listening.forEach(([event, callback]) => model.off(event, callback));
+  return off;
 }
 
 export default { render };

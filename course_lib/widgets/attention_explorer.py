@@ -17,7 +17,7 @@ from course_lib.runs import Run
 
 from .live import LiveWidget
 from .probability_shift import percent, visible
-from .reading import head_writes, ranked, table, tokens_of
+from .reading import attention_rows, head_writes, ranked, table, tokens_of
 
 TEXT = "The capital of Japan is Tokyo. The currency of Japan is"
 N_TAKEN = 4
@@ -95,13 +95,7 @@ def heads_of(run: Run, text: str) -> dict:
     rise = (rise - rise.mean(-1, keepdim=True)).cpu()
     return {
         "tokens": tokens,
-        "attention": [
-            [
-                [[round(w, 3) for w in row[: t + 1]] for t, row in enumerate(head)]
-                for head in layer[0].tolist()
-            ]
-            for layer in trace.attention
-        ],
+        "attention": attention_rows(trace),
         "takes": [
             [[short(ranked(row, N_TAKEN, tokenizer)) for row in head] for head in layer]
             for layer in rise

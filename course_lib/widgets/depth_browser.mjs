@@ -1,7 +1,7 @@
 // Depth browser: gradients, streams and losses of stacks of blocks, from a recorded study.
 // depth_browser.py describes the state; every number here is data.
 
-import { h, save } from "./static/kit.mjs";
+import { h, save, subscribe, svg } from "./static/kit.mjs";
 
 const QUANTITIES = {
   gradients: "Gradient of each block, at the start",
@@ -54,13 +54,6 @@ const tenTo = (n) =>
   `10${[...String(n)].map((c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c])).join("")}`;
 
 // --- the chart ----------------------------------------------------------------------------------
-
-function svg(tag, attributes = {}, ...children) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
 
 // Height of a value on the axis: its power of ten, or the value itself.
 const height = (x, log) => (log ? (x > 0 ? Math.max(Math.log10(x), FLOOR) : FLOOR) : x);
@@ -215,11 +208,11 @@ function draw(parts, at) {
 function render({ model, el }) {
   const parts = makeParts(model);
   const redraw = () => draw(parts, place(model));
-  const events = ["curves", "depth", "quantity", "shown"].map((x) => `change:${x}`);
-  for (const event of events) model.on(event, redraw);
+  const { on, off } = subscribe(model);
+  for (const name of ["curves", "depth", "quantity", "shown"]) on(`change:${name}`, redraw);
   el.append(layout(parts));
   redraw();
-  return () => events.forEach((event) => model.off(event, redraw));
+  return off;
 }
 
 export default { render };

@@ -1,12 +1,23 @@
 // Head gallery: a small map of every head's attention; press one to switch the head off.
 // head_gallery.py describes the state: text, off, first.
 
-import { h, label, latest, offer, percent, save, softmax, tokenNode, top } from "./static/kit.mjs";
+import {
+  h,
+  label,
+  latest,
+  offer,
+  percent,
+  save,
+  softmax,
+  subscribe,
+  svg,
+  tokenNode,
+  top,
+} from "./static/kit.mjs";
 
 const ROWS = 8;
 const SHADES = 5; // of the maps
 const MOST = 3; // places in the table of one head
-const SVG = "http://www.w3.org/2000/svg";
 
 const isOff = (model, layer, head) =>
   model.get("off").some(([x, y]) => x === layer && y === head);
@@ -105,13 +116,6 @@ function layout(parts) {
 }
 
 // --- drawing --------------------------------------------------------------------------------
-
-function svg(tag, attributes, ...children) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
 
 // One path for each shade: a long text stays light.
 function mapOf(rows) {
@@ -253,11 +257,7 @@ function wire(models, model, parts, now, on) {
 function render({ model, el }) {
   const parts = makeParts(model);
   const now = gallery(model, parts);
-  const listening = [];
-  const on = (event, callback) => {
-    model.on(event, callback);
-    listening.push([event, callback]);
-  };
+  const { on, off } = subscribe(model);
   const controls = () => {
     if (parts.text.value !== model.get("text")) parts.text.value = model.get("text");
   };
@@ -266,7 +266,7 @@ function render({ model, el }) {
   now.draw();
   el.append(layout(parts));
   offer(model, parts.gate, ["base"], (models) => wire(models, model, parts, now, on));
-  return () => listening.forEach(([event, callback]) => model.off(event, callback));
+  return off;
 }
 
 export default { render };

@@ -16,7 +16,7 @@ from course_lib.runs import Run
 
 from .live import LiveWidget
 from .probability_shift import percent, show, visible
-from .reading import table, tokens_of, without_heads
+from .reading import attention_rows, table, tokens_of, without_heads
 
 TEXT = "The capital of Japan is Tokyo. The capital of Peru is"
 N_ROWS = 8
@@ -113,13 +113,7 @@ def switched(run: Run, text: str, off: Sequence) -> dict:
     best = torch.maximum(before, after).topk(N_ROWS).indices.tolist()
     return {
         "tokens": tokens,
-        "attention": [
-            [
-                [[round(w, 3) for w in row[: t + 1]] for t, row in enumerate(head)]
-                for head in layer[0].tolist()
-            ]
-            for layer in trace.attention
-        ],
+        "attention": attention_rows(trace),
         "rows": [
             [show(tokenizer.decode([i])), round(before[i].item(), 4), round(after[i].item(), 4)]
             for i in best

@@ -1,7 +1,19 @@
 // Anatomy of the base model, and its bets read from the stream at every depth.
 // logit_lens.py describes the state: text, at, part, parts, first.
 
-import { clamp, h, label, latest, offer, percent, save, tokenNode, top, visible } from "./static/kit.mjs";
+import {
+  clamp,
+  h,
+  label,
+  latest,
+  offer,
+  percent,
+  save,
+  subscribe,
+  tokenNode,
+  top,
+  visible,
+} from "./static/kit.mjs";
 
 const BETS = 3;
 const depthName = (depth) => (depth ? `after block ${depth}` : "embedding");
@@ -184,11 +196,7 @@ function wire(models, model, parts, on) {
 
 function render({ model, el }) {
   const parts = makeParts(model);
-  const listening = [];
-  const on = (event, callback) => {
-    model.on(event, callback);
-    listening.push([event, callback]);
-  };
+  const { on, off } = subscribe(model);
   const controls = () => {
     if (parts.text.value !== model.get("text")) parts.text.value = model.get("text");
   };
@@ -202,7 +210,7 @@ function render({ model, el }) {
     isLive = true;
     return wire(models, model, parts, on);
   });
-  return () => listening.forEach(([event, callback]) => model.off(event, callback));
+  return off;
 }
 
 export default { render };

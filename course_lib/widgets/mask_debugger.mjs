@@ -1,7 +1,7 @@
 // Mask debugger: what a chat template makes of a conversation, token by token.
 // mask_debugger.py describes the state: text, template, selected.
 
-import { clamp, h, label, live, save, tokenNode, visible } from "./static/kit.mjs";
+import { clamp, h, label, live, save, subscribe, tokenNode, visible } from "./static/kit.mjs";
 
 const TEMPLATES = { chatml: "ChatML", llama2: "Llama-2", alpaca: "Alpaca" };
 const ROLES = ["system", "user", "assistant"];
@@ -199,11 +199,11 @@ async function render({ model, el }) {
     const place = event.target.closest("button")?.dataset.place;
     if (place !== undefined) save(model, { selected: Number(place) });
   };
-  const events = ["text", "template", "selected"].map((name) => `change:${name}`);
-  for (const event of events) model.on(event, redraw);
+  const { on, off } = subscribe(model);
+  for (const name of ["text", "template", "selected"]) on(`change:${name}`, redraw);
   redraw();
   el.append(layout(parts));
-  return () => events.forEach((event) => model.off(event, redraw));
+  return off;
 }
 
 export default { render };

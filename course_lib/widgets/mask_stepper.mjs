@@ -2,7 +2,19 @@
 // mask_stepper.py describes the state: text, step, rule, window, flips, first.
 
 import {
-  clamp, h, label, latest, offer, percent, save, softmax, tokenNode, top, visible,
+  clamp,
+  h,
+  label,
+  latest,
+  offer,
+  percent,
+  save,
+  softmax,
+  subscribe,
+  svg,
+  tokenNode,
+  top,
+  visible,
 } from "./static/kit.mjs";
 
 const BETS = 8;
@@ -11,7 +23,6 @@ const RULES = [
   ["window", "only the last tokens"],
   ["future", "the future as well (no mask)"],
 ];
-const SVG = "http://www.w3.org/2000/svg";
 
 // --- the mask and the bets (mask_stepper.py: make_mask, steps) --------------------------------
 
@@ -132,13 +143,6 @@ function layout(parts) {
 }
 
 // --- drawing --------------------------------------------------------------------------------
-
-function svg(tag, attributes, ...children) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
 
 // Places that a query may see, as runs [from, to].
 function runs(mask, T, query) {
@@ -311,11 +315,7 @@ function wire(models, model, parts, now, on) {
 function render({ model, el }) {
   const parts = makeParts(model);
   const now = stepper(model, parts);
-  const listening = [];
-  const on = (event, callback) => {
-    model.on(event, callback);
-    listening.push([event, callback]);
-  };
+  const { on, off } = subscribe(model);
   const controls = () => {
     parts.rules.forEach((radio) => (radio.checked = radio.value === model.get("rule")));
     parts.window.value = model.get("window");
@@ -328,7 +328,7 @@ function render({ model, el }) {
   now.draw();
   el.append(layout(parts));
   offer(model, parts.gate, ["base"], (models) => wire(models, model, parts, now, on));
-  return () => listening.forEach(([event, callback]) => model.off(event, callback));
+  return off;
 }
 
 export default { render };

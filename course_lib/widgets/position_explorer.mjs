@@ -2,7 +2,7 @@
 // position_explorer.py describes the state. The curves come from the formulas of positions.py;
 // only that of learned positions is data.
 
-import { clamp, h, save } from "./static/kit.mjs";
+import { clamp, h, save, subscribe, svg } from "./static/kit.mjs";
 
 const SCHEMES = {
   sinusoidal: "Sinusoidal",
@@ -52,13 +52,6 @@ const dimensions = ({ scheme, pair, width }) =>
 const positions = (x) => (x < 1000 ? x.toFixed(1) : Math.round(x).toLocaleString("en"));
 
 // --- charts -------------------------------------------------------------------------------------
-
-function svg(tag, attributes = {}, ...children) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
 
 // Lines over 0..last; values from -1 to 1. `mark` is the position that a dot stands at.
 function chart(lines, last, mark, label) {
@@ -218,11 +211,11 @@ function render({ model, el }) {
     drawWave(parts, at);
     drawCurve(parts, at);
   };
-  const events = ["scheme", "pair", "distance", "theta"].map((x) => `change:${x}`);
-  for (const event of events) model.on(event, draw);
+  const { on, off } = subscribe(model);
+  for (const name of ["scheme", "pair", "distance", "theta"]) on(`change:${name}`, draw);
   el.append(layout(parts));
   draw();
-  return () => events.forEach((event) => model.off(event, draw));
+  return off;
 }
 
 export default { render };

@@ -9,7 +9,22 @@
 //   prompt_index, answer_by, position   where the reader is (shared with other views, kernel)
 
 import {
-  MODELS, NAMES, bar, bubble, clamp, dot, h, label, offer, percent, save, softmax, tokenNode, top, visible,
+  MODELS,
+  NAMES,
+  bar,
+  bubble,
+  clamp,
+  dot,
+  h,
+  label,
+  offer,
+  percent,
+  save,
+  softmax,
+  subscribe,
+  tokenNode,
+  top,
+  visible,
 } from "./static/kit.mjs";
 
 const KINDS = {
@@ -380,15 +395,15 @@ function render({ model, el }) {
     }
     drawPosition(parts, now);
   };
-  const events = ["prompts", "prompt_index", "answer_by", "position"].map((x) => `change:${x}`);
-  for (const event of events) model.on(event, draw);
+  const { on, off } = subscribe(model);
+  for (const name of ["prompts", "prompt_index", "answer_by", "position"]) on(`change:${name}`, draw);
   draw();
   el.append(layout(parts, (event) => walkByKey(event, place(model), go, parts.chips)));
   if (model.get("live")) {
     const ready = (models) => acceptPrompts(models, model, parts);
     offer(model, parts.gate, MODELS, ready, "models to type your own prompt");
   }
-  return () => events.forEach((event) => model.off(event, draw));
+  return off;
 }
 
 export default { render };

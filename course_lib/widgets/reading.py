@@ -58,6 +58,17 @@ def head_writes(model: GPT, ids: Sequence[int]) -> tuple[Trace, Tensor]:
     return trace, torch.stack(writes)
 
 
+def attention_rows(trace: Trace) -> list[list[list[list[float]]]]:
+    """Weights by layer, head and token t, on the tokens 0 to t; rounded, to keep a page small."""
+    return [
+        [
+            [[round(w, 3) for w in row[: t + 1]] for t, row in enumerate(head)]
+            for head in layer[0].tolist()
+        ]
+        for layer in trace.attention
+    ]
+
+
 @contextmanager
 def without_heads(model: GPT, off: Iterable[Sequence[int]]) -> Iterator[None]:
     """Inside, the heads `[layer, head]` add nothing to the stream.

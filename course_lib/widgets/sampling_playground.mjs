@@ -2,7 +2,19 @@
 // sampling_playground.py describes the state: text, model_name, knobs, seed, first.
 
 import {
-  MODELS, NAMES, clamp, h, label, latest, offer, percent, save, tokenNode, top, visible,
+  MODELS,
+  NAMES,
+  clamp,
+  h,
+  label,
+  latest,
+  offer,
+  percent,
+  save,
+  subscribe,
+  tokenNode,
+  top,
+  visible,
 } from "./static/kit.mjs";
 
 const ROWS = 12;
@@ -246,11 +258,7 @@ async function wire(models, model, parts, on) {
 
 function render({ model, el }) {
   const parts = makeParts(model);
-  const listening = [];
-  const on = (event, callback) => {
-    model.on(event, callback);
-    listening.push([event, callback]);
-  };
+  const { on, off } = subscribe(model);
   const controls = () => {
     for (const { draw } of parts.knobs) draw();
     parts.model.value = model.get("model_name");
@@ -262,7 +270,7 @@ function render({ model, el }) {
   drawTable(parts, model.get("first"), model.get("text"));
   el.append(layout(parts));
   offer(model, parts.gate, [model.get("model_name")], (models) => wire(models, model, parts, on));
-  return () => listening.forEach(([event, callback]) => model.off(event, callback));
+  return off;
 }
 
 export default { render };

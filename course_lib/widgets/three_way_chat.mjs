@@ -1,7 +1,7 @@
 // Three-way chat: one message, answered by base, SFT and RLHF side by side, live in the page.
 // three_way_chat.py describes the state: talk, suggestions, temperature, reply_tokens.
 
-import { MODELS, NAMES, bubble, dot, h, offer, save } from "./static/kit.mjs";
+import { MODELS, NAMES, bubble, dot, h, offer, save, subscribe } from "./static/kit.mjs";
 
 const HOW = {
   base: "continues it as a document",
@@ -226,16 +226,14 @@ function render({ model, el }) {
     parts.slider.value = value;
     parts.shown.textContent = value ? value.toFixed(1) : "0 (greedy)";
   };
-  model.on("change:talk", draw);
-  model.on("change:temperature", knob);
+  const { on, off } = subscribe(model);
+  on("change:talk", draw);
+  on("change:temperature", knob);
   draw();
   knob();
   el.append(layout(parts));
   offer(model, parts.gate, MODELS, (models) => wire(models, model, parts));
-  return () => {
-    model.off("change:talk", draw);
-    model.off("change:temperature", knob);
-  };
+  return off;
 }
 
 export default { render };

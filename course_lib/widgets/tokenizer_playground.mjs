@@ -1,7 +1,7 @@
 // Tokenizer playground: any text, cut by the course's tokenizer with 0 to all of its merges.
 // tokenizer_playground.py describes the state: text, merges, selected.
 
-import { clamp, h, live, save, tokenNode, visible } from "./static/kit.mjs";
+import { clamp, h, live, save, subscribe, tokenNode, visible } from "./static/kit.mjs";
 
 const SHOWN = 400; // tokens that are drawn; all are counted
 const HUES = ["blue", "amber", "green", "pink", "sky", "orange"];
@@ -189,11 +189,11 @@ async function render({ model, el }) {
     const place = event.target.closest(".cw-tok-chip")?.dataset.place;
     if (place !== undefined) save(model, { selected: Number(place) });
   };
-  const events = ["text", "merges", "selected"].map((name) => `change:${name}`);
-  for (const event of events) model.on(event, redraw);
+  const { on, off } = subscribe(model);
+  for (const name of ["text", "merges", "selected"]) on(`change:${name}`, redraw);
   draw(model, parts, tokenizer);
   el.append(layout(parts, most, (event) => walk(event, model, parts)));
-  return () => events.forEach((event) => model.off(event, redraw));
+  return off;
 }
 
 export default { render };

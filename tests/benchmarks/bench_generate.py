@@ -4,12 +4,11 @@ The two take turns, so that whatever else the machine does slows both alike; eac
 best round. Run alone with `python -m tests.benchmarks generate`.
 """
 
-import time
-
 import torch
 
 from course_lib.generate import generate
 from course_lib.gpt import GPT, GPTConfig
+from tests.benchmarks import llama_config, seconds
 
 THREADS, ROUNDS = 2, 5
 PROMPT, NEW, VOCAB_SIZE = 16, 128, 1536
@@ -20,26 +19,8 @@ def their_model():
     """A Llama of the same shape and the same number of weights."""
     import transformers
 
-    config = transformers.LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=CONFIG.d_model,
-        intermediate_size=CONFIG.d_ff,
-        num_hidden_layers=CONFIG.n_layers,
-        num_attention_heads=CONFIG.n_heads,
-        max_position_embeddings=CONFIG.context_length,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
+    config = llama_config(CONFIG, bos_token_id=None, eos_token_id=None, pad_token_id=0)
     return transformers.LlamaForCausalLM(config).eval()
-
-
-def seconds(work):
-    """Seconds of one call."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def bench():

@@ -19,6 +19,7 @@ import torch
 from course_lib import ppo
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.reward import RewardModel
+from tests.benchmarks import llama_config
 
 THREADS, ROUNDS = 2, 3
 PAD, END, VOCAB_SIZE, REPLIES = 0, 1, 3072, 64
@@ -54,14 +55,8 @@ def their_models():
     """TRL's four models: Llamas of the same shape and the same number of weights."""
     import transformers
 
-    config = transformers.LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=CONFIG.d_model,
-        intermediate_size=CONFIG.d_ff,
-        num_hidden_layers=CONFIG.n_layers,
-        num_attention_heads=CONFIG.n_heads,
-        max_position_embeddings=CONFIG.context_length,
-        tie_word_embeddings=True,
+    config = llama_config(
+        CONFIG,
         pad_token_id=PAD,
         bos_token_id=END,
         eos_token_id=END,

@@ -6,7 +6,6 @@ Run alone with `python -m tests.benchmarks tokenizer`.
 """
 
 import os
-import time
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,8 @@ from course_lib.bpe import count_pairs
 from course_lib.data import tiny_shakespeare
 from course_lib.pieces import GPT2_PATTERN
 from course_lib.tokenizer import BPETokenizer
+from tests.benchmarks import seconds
+from tests.exercises.reference.l01 import merge_pair
 
 ROUNDS, VOCAB_SIZE = 5, 1024
 
@@ -32,16 +33,6 @@ def textbook_training(text):
         merges.append(best)
         words = {merge_pair(word, best): n for word, n in words.items()}
     return merges
-
-
-def merge_pair(symbols, pair):
-    """Replace a pair by its concatenation, left to right."""
-    out, i = [], 0
-    while i < len(symbols):
-        n = 2 if symbols[i : i + 2] == pair else 1
-        out.append(b"".join(symbols[i : i + n]))
-        i += n
-    return tuple(out)
 
 
 def their_training(text):
@@ -76,13 +67,6 @@ def their_gpt2():
         mergeable_ranks=data_gym_to_mergeable_bpe_ranks(merges, vocab),
         special_tokens={"<|endoftext|>": 50256},
     )
-
-
-def seconds(work):
-    """Seconds of one call."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def row(work, megabytes, ours, theirs):

@@ -124,6 +124,39 @@ def write_widgets():
     return write
 
 
+@pytest.fixture(scope="module")
+def site_url(site, serve_folder):
+    """The address of the pages that the module's fixture `site` wrote."""
+    return serve_folder(site)
+
+
+@pytest.fixture(params=["http", "file"])
+def origin(request, site, site_url):
+    """The same pages, served and from disk."""
+    return site_url if request.param == "http" else site.as_uri() + "/"
+
+
+@pytest.fixture
+def open_page(visit, site_url):
+    """A function that opens a page; afterwards nothing may have complained or called home."""
+    opened = []
+
+    def make(name, origin=site_url, **options):
+        opened.append(visit(origin, **options))
+        return opened[-1].open(f"{name}.html")
+
+    yield make
+    for seen in opened:
+        assert seen.foreign == []
+        assert seen.problems == []
+
+
+@pytest.fixture(scope="module")
+def run(smoke_run):
+    """The run whose models the pages carry."""
+    return smoke_run
+
+
 @pytest.fixture(scope="session")
 def laptop():
     """The trained run that the book shows."""

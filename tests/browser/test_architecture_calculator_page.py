@@ -31,25 +31,24 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def origin(tmp_path_factory, write_widgets, serve_folder):
+def site(tmp_path_factory, write_widgets):
     def make():
         return ArchitectureCalculator(
             {"own": OWN, "GPT-2 small": CONFIGS["GPT-2 small"]}, (1e10, 8e9)
         )
 
-    folder = tmp_path_factory.mktemp("site")
-    return serve_folder(write_widgets(folder, {"light": [make], "dark": [make]}))
+    return write_widgets(tmp_path_factory.mktemp("site"), {"light": [make], "dark": [make]})
 
 
 @pytest.fixture
-def root(visit, origin):
-    one = visit(origin)
+def root(visit, site_url):
+    one = visit(site_url)
     yield one.open("light.html").locator(".cw-arch")
     assert not one.problems and not one.foreign
 
 
-def test_formulas_are_the_librarys(visit, origin):
-    page = visit(origin).open("light.html")
+def test_formulas_are_the_librarys(visit, site_url):
+    page = visit(site_url).open("light.html")
     source = module_source("architecture_calculator")
     got = page.evaluate(
         """async ([source, configs]) => {
@@ -116,9 +115,9 @@ def test_an_impossible_model_is_explained_instead(root):
 
 
 @pytest.mark.parametrize("page", ["light", "dark"])
-def test_accessible_and_narrow(visit, origin, page):
+def test_accessible_and_narrow(visit, site_url, page):
     from axe_playwright_python.sync_playwright import Axe
 
-    opened = visit(origin, scheme=page, width=390).open(f"{page}.html")
+    opened = visit(site_url, scheme=page, width=390).open(f"{page}.html")
     assert Axe().run(opened, context=".cw-arch").response["violations"] == []
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390

@@ -47,11 +47,6 @@ PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Live
 <body><main><h1>Live</h1></main><script>{}</script></body></html>"""
 
 
-@pytest.fixture(scope="module")
-def run(smoke_run):
-    return smoke_run
-
-
 def write_site(folder, run):
     (folder / "models").mkdir()
     for name, data in book_files(run):

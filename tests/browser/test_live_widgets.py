@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pages import HOSTILE, in_page, slide, texts
 
 from course_lib.atlas.prompts import Prompt
 from course_lib.chat import TEMPLATES, render, supervised_targets
@@ -30,22 +31,7 @@ from course_lib.widgets.tokenizer_playground import TEXT, TokenizerPlayground
 from course_lib.widgets.weights import dequantised
 
 pytestmark = pytest.mark.browser
-HOSTILE = "</script><script>document.title='x'</script> <|im_end|> <b>🦊</b> שלום &amp; 'll"
 TYPED = Prompt("typed", "What is the capital of Norway?", None)
-
-
-def in_page(model):
-    """The model with the weights that the page runs."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            small = dequantised(parameter) if parameter.dim() > 1 else parameter.half().float()
-            parameter.copy_(small)
-    return model
-
-
-@pytest.fixture(scope="module")
-def run(smoke_run):
-    return smoke_run
 
 
 @pytest.fixture(scope="module")
@@ -79,45 +65,10 @@ def site(tmp_path_factory, write_widgets, run):
     return write_widgets(tmp_path_factory.mktemp("widgets"), pages, run)
 
 
-@pytest.fixture(scope="module")
-def site_url(site, serve_folder):
-    return serve_folder(site)
-
-
-@pytest.fixture(params=["http", "file"])
-def origin(request, site, site_url):
-    return site_url if request.param == "http" else site.as_uri() + "/"
-
-
-@pytest.fixture
-def open_page(visit, site_url):
-    """A function that opens a page; afterwards nothing may have complained or called home."""
-    opened = []
-
-    def make(name, origin=site_url, **options):
-        opened.append(visit(origin, **options))
-        return opened[-1].open(f"{name}.html")
-
-    yield make
-    for seen in opened:
-        assert seen.foreign == []
-        assert seen.problems == []
-
-
 def load(page, root=""):
     """Press the button that loads weights, and wait until the controls are there."""
     page.locator(f"{root} .cw-gate button").click()
     page.locator(f"{root} .cw-gate").wait_for(state="hidden")
-
-
-def slide(slider, value):
-    slider.evaluate(
-        "(s, v) => { s.value = v; s.dispatchEvent(new Event('input', {bubbles: true})); }", value
-    )
-
-
-def texts(locator):
-    return locator.all_text_contents()
 
 
 # -- tokenizer playground -----------------------------------------------------------------------

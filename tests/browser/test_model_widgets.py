@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pages import HOSTILE, in_page, slide, texts
 
 from course_lib.errors import CourseError
 from course_lib.sizing import parameters
@@ -15,10 +16,8 @@ from course_lib.widgets.logit_lens import LogitLens, anatomy, depth_name, lens
 from course_lib.widgets.mask_stepper import RULES, MaskStepper, make_mask, steps
 from course_lib.widgets.probability_shift import percent, visible
 from course_lib.widgets.reading import head_writes, tokens_of, without_heads
-from course_lib.widgets.weights import dequantised
 
 pytestmark = pytest.mark.browser
-HOSTILE = "</script><script>document.title='x'</script> <|im_end|> <b>🦊</b> שלום &amp; 'll"
 OTHER = "The river of Ghana flows to the sea."
 WIDGETS = {
     "att": AttentionExplorer,
@@ -29,18 +28,9 @@ WIDGETS = {
 
 
 @pytest.fixture(scope="module")
-def run(smoke_run):
-    return smoke_run
-
-
-@pytest.fixture(scope="module")
 def page_run(run):
     """As a Run, with the weights of the base model that the page runs."""
-    model = run.model("base").cpu()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            small = dequantised(parameter) if parameter.dim() > 1 else parameter.half().float()
-            parameter.copy_(small)
+    model = in_page(run.model("base").cpu())
     return SimpleNamespace(
         model={"base": model}.__getitem__, tokenizer=run.tokenizer, device=torch.device("cpu")
     )
@@ -54,31 +44,6 @@ def site(tmp_path_factory, write_widgets, run):
     return write_widgets(tmp_path_factory.mktemp("inside"), pages, run)
 
 
-@pytest.fixture(scope="module")
-def site_url(site, serve_folder):
-    return serve_folder(site)
-
-
-@pytest.fixture(params=["http", "file"])
-def origin(request, site, site_url):
-    return site_url if request.param == "http" else site.as_uri() + "/"
-
-
-@pytest.fixture
-def open_page(visit, site_url):
-    """A function that opens a page; afterwards nothing may have complained or called home."""
-    opened = []
-
-    def make(name, origin=site_url, **options):
-        opened.append(visit(origin, **options))
-        return opened[-1].open(f"{name}.html")
-
-    yield make
-    for seen in opened:
-        assert seen.foreign == []
-        assert seen.problems == []
-
-
 def load(page, short):
     """Make a widget live: press its button, unless another widget has loaded the model."""
     button = page.locator(f".cw-{short} .cw-gate button")
@@ -86,16 +51,6 @@ def load(page, short):
         button.click()
     page.locator(f".cw-{short} .cw-gate").wait_for(state="hidden")
     page.wait_for_function("s => !document.querySelector(`.cw-${s} textarea`).disabled", arg=short)
-
-
-def slide(slider, value):
-    slider.evaluate(
-        "(s, v) => { s.value = v; s.dispatchEvent(new Event('input', {bubbles: true})); }", value
-    )
-
-
-def texts(locator):
-    return locator.all_text_contents()
 
 
 def shown(tokens):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pages import slide
 
 from course_lib.widgets.position_explorer import PositionExplorer, similarity, wavelength
 
@@ -18,22 +19,11 @@ def site(tmp_path_factory, write_widgets):
     return write_widgets(tmp_path_factory.mktemp("site"), {"light": [make], "dark": [make]})
 
 
-@pytest.fixture(scope="module")
-def origin(site, serve_folder):
-    return serve_folder(site)
-
-
 @pytest.fixture
-def root(visit, origin):
-    one = visit(origin)
+def root(visit, site_url):
+    one = visit(site_url)
     yield one.open("light.html").locator(".cw-pos")
     assert not one.problems and not one.foreign
-
-
-def slide(root, label, value):
-    root.get_by_label(label).evaluate(
-        "(s, v) => { s.value = v; s.dispatchEvent(new Event('input', {bubbles: true})); }", value
-    )
 
 
 def shown(root):
@@ -51,7 +41,7 @@ def test_the_curve_is_the_librarys(root, scheme, theta):
 
 def test_wavelength_and_dimensions(root):
     for pair in (0, 5, 31):
-        slide(root, "Pair of dimensions", pair)
+        slide(root.get_by_label("Pair of dimensions"), pair)
         long = wavelength(pair, 64, 10_000)
         text = root.locator("p strong").first.text_content()
         assert float(text.replace(",", "").split()[0]) == pytest.approx(long, rel=1e-2, abs=0.06)
@@ -66,7 +56,7 @@ def test_wavelength_and_dimensions(root):
 def test_distance_learned_and_none(root):
     root.get_by_role("radio", name="Learned").check()
     assert shown(root) == pytest.approx(LEARNED)
-    slide(root, "Distance of two positions", 2)
+    slide(root.get_by_label("Distance of two positions"), 2)
     assert "2 apart: −0.500" in root.locator("p").nth(1).text_content()
     assert root.get_by_label("Pair of dimensions").is_hidden()
     root.get_by_role("radio", name="None").check()
@@ -83,10 +73,10 @@ def test_keyboard(root):
 
 
 @pytest.mark.parametrize("page", ["light", "dark"])
-def test_accessible_and_narrow(visit, origin, page):
+def test_accessible_and_narrow(visit, site_url, page):
     from axe_playwright_python.sync_playwright import Axe
 
-    one = visit(origin, scheme=page, width=390)
+    one = visit(site_url, scheme=page, width=390)
     opened = one.open(f"{page}.html")
     found = Axe().run(opened, context=".cw-pos").response["violations"]
     assert found == []

@@ -59,16 +59,6 @@ def site(tmp_path_factory, write_widgets, prompts):
     return write_widgets(tmp_path_factory.mktemp("site"), pages)
 
 
-@pytest.fixture(scope="module")
-def site_url(site, serve_folder):
-    return serve_folder(site)
-
-
-@pytest.fixture(params=["http", "file"])
-def origin(request, site, site_url):
-    return site_url if request.param == "http" else site.as_uri() + "/"
-
-
 class Shift:
     """One view of the widget on a page: operates it, and compares what it shows with the state."""
 

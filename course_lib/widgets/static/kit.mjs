@@ -21,6 +21,14 @@ export function h(tag, attributes = {}, ...children) {
   return node;
 }
 
+// The same for the elements of a picture.
+export function svg(tag, attributes = {}, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
 // As percent() in probability_shift.py: "<0.1 %", "3.2 %", "81 %".
 export function percent(p) {
   if (p < 0.0005) return "<0.1\u00a0%";
@@ -32,6 +40,16 @@ export function percent(p) {
 export function save(model, values) {
   for (const [name, value] of Object.entries(values)) model.set(name, value);
   model.save_changes();
+}
+
+// `on(event, callback)` listens to the model, `off()` ends all that `on` began.
+export function subscribe(model) {
+  const begun = [];
+  const on = (event, callback) => {
+    model.on(event, callback);
+    begun.push([event, callback]);
+  };
+  return { on, off: () => begun.forEach((pair) => model.off(...pair)) };
 }
 
 export const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
