@@ -87,7 +87,7 @@ def check_packed_batch(packed_batch, positions="learned", **changes):
     """Packed rows give the loss, and every gradient, of the conversations one by one."""
     model = loud_model(positions=positions, **changes)
 
-    rows = [[0, 1], [2, 1, 1]]  # a conversation may be drawn twice
+    rows = [[2, 0, 1], [1, 1]]  # a conversation may be drawn twice
 
     def gradients(loss):
         return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
