@@ -45,13 +45,13 @@ LAPTOP = Preset(
     sft=TrainSettings(steps=1050, learning_rate=1e-3, final_share=0.0),
     sft_batch=32,
     replay_windows=8,
-    ptx_windows=4,
+    ptx_windows=8,
     n_compared=3_600,
     n_replies=4,
     flip_share=0.1,
     reward=TrainSettings(steps=150, learning_rate=1e-3, muon=False),
     reward_batch=24,
-    ppo=PPOSettings(iterations=75, learning_rate=2e-4),
+    ppo=PPOSettings(iterations=75, learning_rate=1.5e-4),
     n_eval=200,
 )
 SMOKE = Preset(
