@@ -15,6 +15,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Sequence
 from html import escape
+from importlib import resources
 
 import matplotlib.pyplot as plt
 import torch
@@ -379,6 +380,18 @@ def mask_table(
         rows.append((place, token, i, writers[place], "learned" if learned else "·", asked))
     header = ("position", "token", "id", "written by", "mask", "target here")
     return table(header, rows[:limit], numbers=(0, 2), compact=True)
+
+
+def diagram(name: str, caption: str) -> str:
+    """A drawing of the course, as HTML: `block`, `mask` or `ppo`, in the colours of the page.
+
+    What it shows is said in its `<title>` and `<desc>`, for readers who cannot see it.
+    """
+    folder = resources.files(__name__) / "diagrams"
+    style = (folder / "diagram.css").read_text(encoding="utf-8")
+    drawing = (folder / f"{name}.svg").read_text(encoding="utf-8")
+    text = f"<figcaption>{escape(caption)}</figcaption>"
+    return f'<style>{style}</style><figure class="diagram">{drawing}{text}</figure>'
 
 
 def without_docstring(code: str) -> str:
