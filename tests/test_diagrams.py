@@ -33,7 +33,7 @@ def test_everything_drawn_lies_inside_and_has_a_style(name):
     _, _, width, height = map(float, drawing.get("viewBox").split())
     for rect in drawing.iter(f"{SVG}rect"):
         x, y, w, h = (float(rect.get(k)) for k in ("x", "y", "width", "height"))
-        assert 0 <= x and x + w <= width and 0 <= y and y + h <= height
+        assert x >= 0 and x + w <= width and y >= 0 and y + h <= height
     used = {c for e in drawing.iter() for c in (e.get("class") or "").split()}
     assert all(f".diagram .{name} " in html for name in used)
     ids = {e.get("id") for e in drawing.iter(f"{SVG}marker")}
