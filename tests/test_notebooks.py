@@ -3,7 +3,6 @@
 import ast
 import importlib.util
 import io
-import json
 import os
 import re
 import subprocess
@@ -14,13 +13,13 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from sphinx.util.nodes import _make_id
 
 from course_lib import __version__
+from course_lib.runs import open_run
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "book").glob("L[0-9][0-9]_*.md"))
+PAGES = sorted((ROOT / "book").glob("L[0-9]*_*.md"))
 
 
 def load(path):
@@ -32,6 +31,7 @@ def load(path):
 
 
 generate = load(ROOT / "notebooks" / "generate.py")
+runner = load(ROOT / "notebooks" / "run.py")
 # MyST that a plain notebook would show as it is written.
 RAW = re.compile(r"\{(doc|term|cite|cite:[tp]|glue:text)\}|^(:::|```)|^:\w+:", re.MULTILINE)
 SITE = "https://ann.github.io/course/"
@@ -45,6 +45,7 @@ BOOK = generate.Book(
         "bob1999": ("Bob", "1999", ""),
     },
     terms={"token": "token", "kl divergence": "KL divergence"},
+    targets={"l02-table": "L02_Two"},
 )
 
 
@@ -64,13 +65,15 @@ def only(text):
 
 def test_text_roles():
     cell = only(
-        "A {term}`token`, {term}`far apart <KL divergence>`, {doc}`L02 <L02_Two>`, {doc}`glossary`."
+        "A {term}`token`, {term}`far apart <KL divergence>`, {doc}`L02 <L02_Two>`, "
+        "{doc}`glossary`, {ref}`the table <l02-table>`."
     )
     assert cell.cell_type == "markdown"
     assert cell.source == (
         f"A [token]({SITE}book/glossary.html#term-token), "
         f"[far apart]({SITE}book/glossary.html#term-KL-divergence), "
-        f"[L02]({SITE}book/L02_Two.html), [Glossary]({SITE}book/glossary.html)."
+        f"[L02]({SITE}book/L02_Two.html), [Glossary]({SITE}book/glossary.html), "
+        f"[the table]({SITE}book/L02_Two.html#l02-table)."
     )
 
 
@@ -91,6 +94,14 @@ def test_code_spans_maths_and_html_stay():
     assert only("```python\n# {term}`not a role here`\n```").source.startswith(
         "```python\n# {term}"
     )
+
+
+def test_included_files_are_shown_as_they_are(monkeypatch, tmp_path):
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "plan.md").write_text("# Plan\n\n- {term}`x`\n", encoding="utf-8")
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    (block,) = generate.split_blocks("```{literalinclude} plan.md\n:language: text\n```")
+    assert generate.markdown(block, BOOK) == "````text\n# Plan\n\n- {term}`x`\n````"
 
 
 def test_headings_begin_cells_and_comments_vanish():
@@ -210,6 +221,9 @@ def test_the_books_own_glue_goes():
         ("{numref}`fig-x`", "role {numref}"),
         ("```{mermaid}\nx\n```", "directive {mermaid}"),
         ("{doc}`L99_Missing`", "no page L99_Missing"),
+        ("{ref}`l02-table`", "needs a text"),
+        ("{ref}`there <nowhere>`", "a target of some page"),
+        ("```{literalinclude} nothing.md\n```", "no file book/nothing.md"),
         ("{term}`nonsense`", "no term 'nonsense'"),
         ("{cite:p}`nobody2000`", "no entry 'nobody2000'"),
         ("{glue:text}`x:.2f`", "only a plain name"),
@@ -281,7 +295,7 @@ def test_equal_pages_give_equal_bytes(made):
     assert generate.make_all() == made
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem[:3])
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem.split("_")[0])
 def test_notebook_is_plain(made, page):
     notebook = nbformat.reads(made[ROOT / "notebooks" / f"{page.stem}.ipynb"], 4)
     nbformat.validate(notebook)
@@ -295,7 +309,7 @@ def test_notebook_is_plain(made, page):
             assert not RAW.search(text)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem[:3])
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem.split("_")[0])
 def test_no_code_is_lost(made, page):
     """Jupytext reads the same code from the page; what a solution holds is there to read."""
     notebook = nbformat.reads(made[ROOT / "notebooks" / f"{page.stem}.ipynb"], 4)
@@ -400,28 +414,59 @@ class FakeTraining:
         return False
 
 
-def test_models_are_trained_only_if_missing(first_cell, smoke_run, tmp_path, monkeypatch, capsys):
-    started = []
+class Trainings(list):
+    """Commands; `codes` is how the next ones end."""
+
+    codes = ()
+
+
+@pytest.fixture
+def trainings(smoke_run, tmp_path, monkeypatch):
+    """The trainings that were started; none is real."""
+    started = Trainings()
 
     def start(command, **_):
         started.append(command)
-        if codes[0] == 0:
-            (tmp_path / "laptop").symlink_to(smoke_run.path)
-        return FakeTraining(codes.pop(0))
+        if started.codes[0] == 0:
+            Path(command[-1]).symlink_to(smoke_run.path)
+        return FakeTraining(started.codes.pop(0))
 
     monkeypatch.setenv("COURSE_RUNS_DIR", str(tmp_path))
+    monkeypatch.setenv("COURSE_PRESET", "")  # to be restored, whatever the first cell writes
+    monkeypatch.delenv("COURSE_PRESET")
     monkeypatch.setattr(subprocess, "Popen", start)
-    codes = [1, 0]
+    return started
+
+
+def on_a_gpu(monkeypatch, there):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+
+
+def test_models_are_trained_only_if_missing(first_cell, trainings, tmp_path, monkeypatch, capsys):
+    on_a_gpu(monkeypatch, False)
+    trainings.codes = [1, 0]
     with pytest.raises(RuntimeError, match="goes on where it was"):
         first_cell["find_models"]()
     assert first_cell["find_models"]().path == tmp_path / "laptop"
     assert "base 50 % ▌" in capsys.readouterr().out
-    assert started[-1][1:] == [
+    assert trainings[-1][1:] == [
         *("-m", "course_lib", "train", "--preset", "laptop"),
         *("--out", str(tmp_path / "laptop")),
     ]
-    first_cell["find_models"]()
-    assert len(started) == 2  # the third time there was nothing to do
+    on_a_gpu(monkeypatch, True)
+    assert first_cell["find_models"]().path == tmp_path / "laptop"
+    assert len(trainings) == 2  # the last two times there was nothing to do
+
+
+@pytest.mark.parametrize(("gpu", "asked", "trained"), [(True, "", "gpu"), (True, "smoke", "smoke")])
+def test_which_preset_is_trained(first_cell, trainings, tmp_path, monkeypatch, gpu, asked, trained):
+    on_a_gpu(monkeypatch, gpu)
+    if asked:
+        monkeypatch.setenv("COURSE_PRESET", asked)
+    trainings.codes = [0]
+    assert first_cell["find_models"]().path == tmp_path / trained
+    assert trainings[0][-3:] == [trained, "--out", str(tmp_path / trained)]
+    assert open_run().path == tmp_path / trained  # the cells that follow open the same
 
 
 def test_values_in_text(first_cell, monkeypatch):
@@ -493,19 +538,59 @@ def test_binder_installs_what_the_library_needs():
 @pytest.mark.slow
 @pytest.mark.parametrize("lesson", ["L05", "L08"])
 def test_a_notebook_runs(lesson, made, smoke_run, tmp_path, monkeypatch):
-    """From top to bottom, as *Run all* does, on the smoke run; every value reaches its text."""
+    """From top to bottom, with the book's ipywidgets; `make notebooks-run` has Colab's."""
     (tmp_path / "laptop").symlink_to(smoke_run.path)
     monkeypatch.setenv("COURSE_RUNS_DIR", str(tmp_path))
     path = next(path for path in made if path.name.startswith(lesson))
-    notebook = nbformat.reads(made[path], 4)
-    notebook.cells.append(nbformat.v4.new_code_cell("assert not waiting_paragraphs"))
-    place = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
-    shown = [
-        output["data"]["text/markdown"]
-        for cell in notebook.cells
-        if "prose" in cell.metadata.get("tags", [])
-        for output in cell.outputs
+    (tmp_path / path.name).write_text(made[path], encoding="utf-8")
+    assert runner.run_notebook(tmp_path / path.name, tmp_path) == ""
+
+
+def write_notebook(path, *sources):
+    cells = [
+        nbformat.v4.new_code_cell(source, id=f"{path.stem}-{number:03d}")
+        for number, source in enumerate(["waiting_paragraphs = []", *sources])
     ]
-    assert shown and not any("{{" in text for text in shown)
-    assert "widget-view" in json.dumps([cell.get("outputs") for cell in notebook.cells])
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+
+
+@pytest.fixture
+def few(tmp_path, monkeypatch):
+    """Three small notebooks; what the runner sets in the environment is taken back."""
+    for name in ("COURSE_PRESET", "COURSE_RUNS_DIR", "JUPYTER_PATH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    write_notebook(folder / "L01_Good.ipynb", "import os; os.environ['COURSE_PRESET']", "ahead")
+    write_notebook(folder / "L02_Bad.ipynb", "1 + 1", "# the wrong cell\n1 / 0", "2 + 2")
+    write_notebook(folder / "L03_Open.ipynb", "waiting_paragraphs.append('the loss')")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_runner_names_notebook_and_cell(few, capsys):
+    assert runner.main(["--before", "ahead = 1"], few) == 1
+    good, bad, *rest = capsys.readouterr().out.splitlines()
+    assert good.split()[:2] == ["L01_Good.ipynb", "ok"]
+    assert bad.split()[:2] == ["L02_Bad.ipynb", "FAILED"]
+    assert rest[0] == "cell L02_Bad-002: ZeroDivisionError: division by zero"
+    assert rest[1:3] == ["    # the wrong cell", "    1 / 0"]
+    assert rest[3].split()[:2] == ["L03_Open.ipynb", "FAILED"]
+    assert "AssertionError: never measured: ['the loss']" in rest[4]
+    assert rest[-1] == "1 passed, 2 failed"
+
+
+def test_the_runner_refuses_an_unknown_lesson(few):
+    with pytest.raises(SystemExit, match="no notebook L77"):
+        runner.main(["L77"], few)
+    assert [path.name for path in runner.chosen(["L02", "L03"], few)] == [
+        *("L02_Bad.ipynb", "L03_Open.ipynb")
+    ]
+
+
+def test_the_clean_environment_holds_what_the_first_cell_installs():
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").split("$(COLAB)/.installed:", 1)[1]
+    recipe = recipe.split("@touch", 1)[0]
+    assert set(generate.EXTRA_PACKAGES) <= set(recipe.split())
+    assert not set(recipe.split()) & {"nbclient", "jupytext", "jupyter-book", "-r"}

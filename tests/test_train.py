@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -240,6 +241,38 @@ def test_evaluation_runs_without_training_mode_at_its_steps_and_at_the_end(make_
     assert seen == [(1, False), (3, False), (4, False)]
     rows = MetricLog.read(tmp_path / "metrics.jsonl")
     assert [row.get("extra") for row in rows] == [None, 1, None, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "device"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_best_device_is_picked(monkeypatch, cuda, mps, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    on = {name: SimpleNamespace(device=torch.device(name)) for name in ("cuda", "mps", "cpu")}
+    monkeypatch.setattr(torch, "empty", lambda size, device: on[device])
+    assert training.pick_device() == torch.device(device)
+    assert training.pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "ability", "fast"),
+    [
+        ("cuda", (7, 5), False),  # a T4 has no bf16
+        ("cuda", (8, 0), True),
+        ("cuda", (9, 0), True),
+        ("mps", None, False),
+        ("cpu", {"avx512_bf16": True}, True),
+        ("cpu", {"amx_bf16": True}, True),
+        ("cpu", {"avx512_bf16": False}, False),
+    ],
+)
+def test_bf16_only_where_it_is_fast(monkeypatch, device, ability, fast):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: ability)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: ability, raising=False)
+    monkeypatch.setattr(torch, "autocast", lambda *kinds, enabled: (*kinds, enabled))
+    assert training.precision(torch.device(device)) == (device, torch.bfloat16, fast)
 
 
 def test_an_unknown_device_is_an_error():

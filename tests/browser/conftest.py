@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -180,6 +181,14 @@ def browser():
         instance = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield instance
         instance.close()
+
+
+@pytest.fixture(scope="session")
+def jupyterlab() -> list[str]:
+    """The command that starts JupyterLab."""
+    if importlib.util.find_spec("jupyterlab") is None:
+        missing("JupyterLab is not installed: pip install -r requirements.txt")
+    return [sys.executable, "-m", "jupyterlab"]
 
 
 class Visit:
