@@ -8,7 +8,7 @@ import pytest
 from course_lib.atlas.prompts import pool
 from course_lib.errors import CourseError
 from course_lib.runs import runs_dir
-from course_lib.studies import run_study, seeds
+from course_lib.studies import run_study, seeds, t_interval
 
 PLAN = Path(__file__).parents[1] / "book" / "studies" / "seeds_plan.md"
 
@@ -56,11 +56,11 @@ def test_prompts_are_on_never_seen_subjects_and_of_their_kind():
 
 
 def test_t_interval_against_a_table():
-    mean, low, high = seeds.t_interval([2.0, 4.0, 4.0, 5.0, 10.0])  # s = 3, n = 5
+    mean, low, high = t_interval([2.0, 4.0, 4.0, 5.0, 10.0])  # s = 3, n = 5
     assert (mean, high - mean) == pytest.approx((5.0, 2.776 * 3 / 5**0.5), abs=1e-9)
     assert mean - low == pytest.approx(high - mean)
     with pytest.raises(CourseError, match="two to five"):
-        seeds.t_interval([1.0])
+        t_interval([1.0])
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ again: command, code hash, versions, machine, seconds. Pages read it with `open_
 """
 
 import importlib
+import math
 import pkgutil
 import platform
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -87,3 +89,22 @@ def state(name: str) -> str:
     if not (studies_dir() / f"{name}.json").exists():
         return "not recorded"
     return "recorded" if open_study(name)["code"] == study_code(name) else "stale"
+
+
+# 97.5 % quantiles of Student's t by degrees of freedom (Student 1908; any table of it).
+T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of two to five values with its 95 % t interval: `(mean, low, high)`.
+
+    >>> [round(x, 2) for x in t_interval([1.0, 2.0, 3.0, 4.0, 5.0])]
+    [3.0, 1.04, 4.96]
+    """
+    n = len(values)
+    if n - 1 not in T_QUANTILES:
+        raise CourseError(f"a t interval of {n} values: from two to five are possible here")
+    mean = sum(values) / n
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
+    half = T_QUANTILES[n - 1] * deviation / math.sqrt(n)
+    return mean, mean - half, mean + half

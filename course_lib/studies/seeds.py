@@ -5,14 +5,12 @@ trained, in book/studies/seeds_plan.md; this file carries that plan out. A run t
 there is used as it is: seed 0 is the book's own.
 """
 
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from course_lib.atlas.prompts import Prompt, prompt_mix
-from course_lib.errors import CourseError
 from course_lib.evaluate import (
     JUDGE_MIX,
     behaviour_shares,
@@ -25,6 +23,7 @@ from course_lib.generate import Sampling
 from course_lib.presets import get_preset
 from course_lib.recipes import report, train_all
 from course_lib.runs import MODELS, STAGE_CODE, Run, runs_dir
+from course_lib.studies import t_interval
 
 TITLE = "Five seeds of the whole pipeline, by a plan written before"
 CODE = (*(name for names in STAGE_CODE.values() for name in names), "recipes.py")
@@ -97,24 +96,6 @@ def sampled(trained: Run, name: str, seed: int, prompts: dict[str, list[Prompt]]
 
 
 # -- the plan's analysis ------------------------------------------------------------------------
-
-# 97.5 % quantiles of Student's t by degrees of freedom (Student 1908; any table of it).
-T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
-
-
-def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of two to five values with its 95 % t interval: `(mean, low, high)`.
-
-    >>> [round(x, 2) for x in t_interval([1.0, 2.0, 3.0, 4.0, 5.0])]
-    [3.0, 1.04, 4.96]
-    """
-    n = len(values)
-    if n - 1 not in T_QUANTILES:
-        raise CourseError(f"a t interval of {n} values: from two to five are possible here")
-    mean = sum(values) / n
-    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-    half = T_QUANTILES[n - 1] * deviation / math.sqrt(n)
-    return mean, mean - half, mean + half
 
 
 @dataclass(frozen=True)
