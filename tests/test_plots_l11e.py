@@ -10,11 +10,16 @@ def lines_of(ax):
     return [(list(map(float, x.get_xdata())), list(map(float, x.get_ydata()))) for x in ax.lines]
 
 
-def test_by_seed_draws_per_cent_with_intervals():
-    figure = l11e.by_seed([(0.5, 0.25, 0.75), (0.875, 0.75, 1.0)], "share")
-    (ax,) = figure.axes
-    assert ([0, 0], [25.0, 75.0]) in lines_of(ax) and ([1], [87.5]) in lines_of(ax)
-    assert {"seed 0", "seed 1", "share"} <= set(texts(figure))
+def test_by_seed_draws_per_cent_with_intervals_over_the_band_of_the_first():
+    figure = l11e.by_seed(
+        {"one": [(0.5, 0.25, 0.75), (0.875, 0.75, 1.0)], "two": [(0.0, 0.0, 0.5)]}
+    )
+    one, two = figure.axes
+    assert ([0, 0], [25.0, 75.0]) in lines_of(one) and ([1], [87.5]) in lines_of(one)
+    (band,) = one.patches
+    assert (band.get_y(), band.get_height()) == (25.0, 50.0)
+    assert ([0, 0], [0.0, 50.0]) in lines_of(two)
+    assert {"one", "two", "seed"} <= set(texts(figure))
 
 
 def test_slopes_have_a_line_for_each_seed_and_one_for_the_mean():

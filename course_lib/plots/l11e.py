@@ -16,14 +16,22 @@ from course_lib.plots import (
 Interval = tuple[float, float, float]  # mean, low, high
 
 
-def by_seed(values: Sequence[Interval], label: str) -> Figure:
-    """One measure of one model, seed by seed, with the interval that each run alone would give."""
-    figure, (ax,) = panels(2.6)
-    for seed, (mean, low, high) in enumerate(values):
-        ax.plot([seed, seed], [100 * low, 100 * high], color=BLUE, linewidth=1.4)
-        ax.plot([seed], [100 * mean], "o", color=BLUE, markersize=7)
-    ax.set_xticks(range(len(values)), [f"seed {seed}" for seed in range(len(values))])
-    ax.set_title(label, loc="left")
+def by_seed(measures: dict[str, Sequence[Interval]]) -> Figure:
+    """A panel for each measure, a dot for each seed with the interval that its run alone would
+    give; the band is that of the first.
+
+    Args:
+        measures: title -> share and interval of every seed.
+    """
+    figure, axes = panels(2.8, 1, len(measures))
+    for ax, (title, values) in zip(axes, measures.items(), strict=True):
+        ax.axhspan(100 * values[0][1], 100 * values[0][2], color=BLUE, alpha=0.14, linewidth=0)
+        for seed, (mean, low, high) in enumerate(values):
+            ax.plot([seed, seed], [100 * low, 100 * high], color=BLUE, linewidth=1.4)
+            ax.plot([seed], [100 * mean], "o", color=BLUE, markersize=7)
+        ax.set_xticks(range(len(values)), [str(seed) for seed in range(len(values))])
+        ax.set_xlabel("seed")
+        ax.set_title(title, loc="left")
     return figure
 
 
