@@ -254,6 +254,16 @@ def subset_icons(static: Path, pages: list[Path]) -> None:
         font.save(path)
 
 
+def name_toggles(pages: list[Path]) -> None:
+    """Say what the arrow beside a lesson with sub-pages opens: the theme gives it no name."""
+    bare = '<summary><span class="toctree-toggle"'
+    named = bare.replace("<summary>", '<summary aria-label="Pages of this lesson">')
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        if bare in text:
+            page.write_text(text.replace(bare, named), encoding="utf-8")
+
+
 def round_figures(folder: Path) -> None:
     """Cut the coordinates in SVG figures to a hundredth of a pixel: a sixth lighter, same look."""
     for path in folder.glob("*.svg"):
@@ -263,7 +273,7 @@ def round_figures(folder: Path) -> None:
 
 
 def finish(app, exception) -> None:
-    """Last steps on the built files: icons, figures, leftovers, the start page, the weights."""
+    """Last steps on the built files: names, icons, figures, leftovers, the start page, weights."""
     if exception is not None or app.builder.name != "html":
         return
     out = Path(app.outdir)
@@ -274,6 +284,7 @@ def finish(app, exception) -> None:
             pages.append(page)
         else:
             page.unlink()  # a page that an earlier build made and the book no longer has
+    name_toggles(pages)
     subset_icons(out / "_static", pages)
     round_figures(out / "_images")
     for leftover in {*out.glob("_static/scripts/fontawesome.js*"), *out.rglob("*.map")}:
