@@ -145,3 +145,15 @@ def test_the_browser_shows_what_the_study_measured(results):
         assert [p["step"] for p in shown["path"]] == [0, 1, 2]
         assert shown["path"][-1]["judge"] == pytest.approx(measured["end"]["judge"], abs=1e-3)
         assert shown["samples"] == measured["end"]["samples"]
+
+
+def test_each_run_pays_its_own_price(smoke_run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        study, "one_iteration", lambda _, players, settings, step: seen.append(settings)
+    )
+    bench = study.Bench.of(smoke_run, SMOKE, SIZES)
+    run = study.ppo_run(bench, study.DEFAULT, smoke_run.reward_model(), 0.3)
+    assert run["kl_coef"] == 0.3 and {s.kl_coef for s in seen} == {0.3}
+    assert {s.learning_rate for s in seen} == {2 * SMOKE.ppo.learning_rate}
+    assert len(seen) == SIZES["iterations"] and run["end"]["kl"] == 0  # nothing was trained
