@@ -98,20 +98,35 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 # -- figures ------------------------------------------------------------------------------------
 
 
+def legend(figure: Figure, where: str = "lower", ncols: int = 2, **look) -> None:
+    """One legend for all panels, outside of them: "lower" or "upper". It names the first panel's
+    series, which the others share."""
+    handles = figure.axes[0].get_legend_handles_labels()
+    place = {"loc": f"outside {where} center", "ncols": min(ncols, len(handles[1]))}
+    figure.legend(*handles, frameon=False, **place, **look)
+
+
+def band(
+    ax: Axes, xs: Sequence[float], ys: Sequence[float], width: int, window: int, colour: str, **look
+) -> list[float]:
+    """A long noisy curve: a faint band from the least to the greatest of `width` neighbours, and on
+    top the running mean of `window` values, which is also returned."""
+    starts = range(0, len(ys), width)  # a point for every step would make a heavy picture
+    groups, where = [ys[i : i + width] for i in starts], [xs[i] for i in starts]
+    low, high = list(map(min, groups)), list(map(max, groups))
+    ax.fill_between(where, low, high, color=colour, alpha=0.25, linewidth=0)
+    mean = smooth(ys, window)
+    ax.plot(where, mean[::width], color=colour, **look)
+    return mean
+
+
 def loss_curve(rows: Sequence[dict], label: str = "loss", name: str = "sft") -> Figure:
     """Loss by step: a faint band from the least to the greatest of neighbouring steps, the running
     mean on top, first and last mean as numbers."""
     steps, losses = [r["step"] for r in rows], [r["loss"] for r in rows]
-    mean = smooth(losses, max(1, len(losses) // 50))
-    width = max(1, len(losses) // 100)  # a point for every step would make a heavy picture
-    starts = range(0, len(losses), width)
-    groups = [losses[i : i + width] for i in starts]
     figure, (ax,) = panels(3.2)
-    colour = MODEL_COLOURS[name]
-    where = [steps[i] for i in starts]
-    low, high = list(map(min, groups)), list(map(max, groups))
-    ax.fill_between(where, low, high, color=colour, alpha=0.25, linewidth=0)
-    ax.plot(steps[::width], mean[::width], color=colour)
+    n = len(losses)
+    mean = band(ax, steps, losses, max(1, n // 100), max(1, n // 50), MODEL_COLOURS[name])
     for i, side, offset in ((0, "left", (8, -4)), (-1, "right", (0, 8))):
         ax.annotate(
             f"{mean[i]:.2f}",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from course_lib.plots import AMBER, BLUE, INK, VERMILION, panels, percent_bars, token_text
+from course_lib.plots import AMBER, BLUE, INK, VERMILION, legend, panels, percent_bars, token_text
 
 _SERIES = ((BLUE, "o"), (VERMILION, "s"), (AMBER, "^"))
 
@@ -31,9 +31,7 @@ def scale_curves(
         ax.minorticks_off()
         ax.set_title(title, loc="left")
         ax.set_ylim(bottom=0)
-    figure.legend(
-        *top.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3
-    )
+    legend(figure, ncols=3)
     bottom.set_xlabel("width of queries and keys")
     return figure
 
@@ -71,9 +69,7 @@ def cost(
         ax.minorticks_off()
         ax.set_title(title, loc="left")
         ax.set_xlabel("length")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2
-    )
+    legend(figure)
     return figure
 
 

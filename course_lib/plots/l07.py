@@ -13,6 +13,7 @@ from course_lib.plots import (
     INK,
     PINK,
     VERMILION,
+    legend,
     panels,
     percent_bars,
     table,
@@ -62,9 +63,7 @@ def parameter_shares(models: dict[str, dict[str, int]]) -> Figure:
     ax.invert_yaxis()
     ax.set_xlim(0, 100)
     ax.set_xlabel("per cent of all parameters")
-    figure.legend(
-        *ax.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3
-    )
+    legend(figure, ncols=3)
     return figure
 
 

@@ -14,6 +14,8 @@ from course_lib.plots import (
     PINK,
     SOFT,
     VERMILION,
+    band,
+    legend,
     panels,
     smooth,
 )
@@ -56,8 +58,7 @@ def curves(
     ax.set_ylim(bottom=0, top=top)
     ax.set_xlabel(xlabel)
     ax.set_title(title, loc="left")
-    legend = {"frameon": False, "loc": "outside lower center", "ncols": 2}
-    figure.legend(*ax.get_legend_handles_labels(), **legend)
+    legend(figure)
     return figure
 
 
@@ -74,11 +75,7 @@ def schedule(rows: Sequence[dict], norm: float) -> Figure:
     above.set_ylim(bottom=0)
     above.set_title("learning rate", loc="left")
     norms = [row["grad_norm"] for row in rows]
-    groups = [norms[i : i + width] for i in range(0, len(norms), width)]
-    where = steps[::width]
-    look = {"color": BLUE, "alpha": 0.3, "linewidth": 0}
-    below.fill_between(where, list(map(min, groups)), list(map(max, groups)), **look)
-    below.plot(where, smooth(norms, 2 * width)[::width], color=BLUE)
+    band(below, steps, norms, width, 2 * width, BLUE)
     below.axhline(norm, color=VERMILION, linewidth=1.2, linestyle=(0, (5, 2)))
     place = {"textcoords": "offset points", "ha": "right", "fontsize": 9.5, "color": INK}
     below.annotate("clipped above this", (steps[-1], norm), (0, 4), **place)
@@ -106,11 +103,8 @@ def run_history(
     figure, (above, below) = panels(5.6, 2, 1)
     losses = [row["loss"] for row in rows]
     width = max(1, len(rows) // POINTS)
-    groups = [losses[i : i + width] for i in range(0, len(losses), width)]
-    where = [row["step"] + 1 for row in rows][::width]
-    look = {"color": BLUE, "alpha": 0.3, "linewidth": 0}
-    above.fill_between(where, list(map(min, groups)), list(map(max, groups)), **look)
-    above.plot(where, smooth(losses, width)[::width], color=BLUE, label="training batches")
+    done = [row["step"] + 1 for row in rows]
+    band(above, done, losses, width, width, BLUE, label="training batches")
     above.plot(steps, heldout, "o", color=VERMILION, markersize=6, label="held-out text")
     for name, height in levels.items():
         above.axhline(height, color=SOFT, linewidth=1)
@@ -175,8 +169,7 @@ def by_rate(
     ax.set_ylim(min(means) - room, max(means) + room)  # wide intervals are cut off
     ax.set_xlabel("peak learning rate")
     ax.set_title(title, loc="left")
-    legend = {"frameon": False, "loc": "outside lower center", "ncols": 2}
-    figure.legend(*ax.get_legend_handles_labels(), **legend)
+    legend(figure)
     return figure
 
 

@@ -12,6 +12,7 @@ from course_lib.plots import (
     PINK,
     SOFT,
     VERMILION,
+    legend,
     panels,
     percent_bars,
     token_text,
@@ -89,9 +90,7 @@ def filter_cuts(
     ax.set_xticks([1, 10, 100], ["1", "10", "100"])
     ax.set_xlabel("rank of the token")
     ax.set_title("probability", loc="left")
-    figure.legend(
-        *ax.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2
-    )
+    legend(figure)
     return figure
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from course_lib.plots import AMBER, BLUE, GREEN, INK, PINK, SOFT, VERMILION, panels, smooth
+from course_lib.plots import AMBER, BLUE, GREEN, INK, PINK, SOFT, VERMILION, legend, panels, smooth
 
 # The variants of the study of PPO's steps: colour, line style, marker.
 VARIANTS = {
@@ -17,6 +17,7 @@ VARIANTS = {
     "clip": (GREEN, "-", "o"),
     "KL price": (INK, "-", "P"),
 }
+SMALL = {"fontsize": 9.5, "handlelength": 2.6}  # long names beside long line styles
 PANELS = {
     "score": "score (reward model)",
     "points": "judge's points",
@@ -43,13 +44,6 @@ def seed_curves(ax: Axes, name: str, seeds: Sequence[Sequence[float]], look, win
     ax.plot(steps, smooth(mean, window), color=colour, label=name, markevery=every, **marks)
 
 
-def legend_above(figure: Figure) -> None:
-    """One legend for all panels, over them."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    place = {"loc": "outside upper center", "ncols": min(3, len(labels)), "frameon": False}
-    figure.legend(handles, labels, fontsize=9.5, handlelength=2.6, **place)
-
-
 def learning_curves(
     curves: dict[str, dict[str, Sequence[Sequence[float]]]], batch: int, window: int = 3
 ) -> Figure:
@@ -70,7 +64,7 @@ def learning_curves(
         ax.set_xlabel(f"iteration, {batch} replies each")
     for ax in axes[len(curves) :]:
         ax.set_visible(False)
-    legend_above(figure)
+    legend(figure, "upper", 3, **SMALL)
     return figure
 
 

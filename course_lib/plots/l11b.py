@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from course_lib.plots import AMBER, BLUE, GREEN, PINK, SOFT, VERMILION, panels
+from course_lib.plots import AMBER, BLUE, GREEN, PINK, SOFT, VERMILION, legend, panels
 
 # One look a curve, in order: colour, line style, marker.
 LOOKS = (
@@ -41,10 +41,7 @@ def against_kl(
         ax.set_xticks(shown, [f"{tick:g}" for tick in shown])
         ax.set_xlabel("KL, nats a reply")
         ax.set_title(TITLES[reward], loc="left")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=ncols, frameon=False, fontsize=9.5
-    )
+    legend(figure, "upper", ncols, fontsize=9.5)
     return figure
 
 

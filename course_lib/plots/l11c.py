@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from course_lib.plots import AMBER, BLUE, GREEN, INK, PINK, SOFT, VERMILION, panels, smooth
+from course_lib.plots import AMBER, BLUE, GREEN, INK, PINK, SOFT, VERMILION, legend, panels, smooth
 
 # Road -> its name, colour and marker, everywhere on the page.
 ROADS = {
@@ -43,8 +43,7 @@ def roads_map(ends: dict[str, dict], best: Sequence[dict]) -> Figure:
     left.set_title("judge's points (true)", loc="left")
     right.set_title("reward model's score", loc="left")
     figure.supxlabel("KL to the SFT model, nats a reply", fontsize=10.5, color=SOFT)
-    handles = left.get_legend_handles_labels()
-    figure.legend(*handles, frameon=False, loc="outside upper center", ncols=4)
+    legend(figure, "upper", 4)
     return figure
 
 
@@ -64,6 +63,5 @@ def score_paths(curves: dict[str, dict[str, Sequence[float]]], window: int = 5) 
             ax.plot([n], [values[-1]], marker, color=colour, markersize=6, label=label)
         ax.set_title(title, loc="left")
         ax.set_xlabel("iteration")
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, frameon=False, loc="outside lower center", ncols=4)
+    legend(figure, ncols=4)
     return figure

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from course_lib.plots import AMBER, BLUE, GREEN, PINK, VERMILION, panels
-from course_lib.plots.l11a import legend_above, seed_curves
+from course_lib.plots import AMBER, BLUE, GREEN, PINK, VERMILION, legend, panels
+from course_lib.plots.l11a import SMALL, seed_curves
 
 _LOOKS = (
     (GREEN, "-", "o"),
@@ -32,5 +32,5 @@ def mistake_curves(
         ax.set_title(title, loc="left", fontsize=10)
         ax.set_xlabel(label)
         ax.locator_params(nbins=5)
-    legend_above(figure)
+    legend(figure, "upper", 3, **SMALL)
     return figure
