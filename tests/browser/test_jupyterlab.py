@@ -47,6 +47,12 @@ print(sampling.knobs["top_k"], sampling.text)
 print(calculator.config["n_layers"])""",
 }
 TEXT = "The capital of Spain is <b>"
+# Before its kernel is there, a cell does not run. The sign in the notebook says "idle" too early.
+KERNEL_READY = """() => {
+  const session = window.jupyterapp?.shell.currentWidget?.sessionContext;
+  const kernel = session?.isReady && session.session?.kernel;
+  return kernel && kernel.connectionStatus === "connected" && kernel.status === "idle";
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +92,7 @@ def lab(jupyterlab, folder):
     options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--ServerApp.ip=127.0.0.1"]
     options += [f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}"]
     options += ["--allow-root", "--no-browser", "--LabApp.extension_manager=readonly"]
+    options += ["--LabApp.expose_app_in_browser=True"]  # so that the test can ask for the kernel
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
             [*jupyterlab, *options],
@@ -149,8 +156,7 @@ def notebook(browser, lab):
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: foreign.append(request.url))
     page.goto(lab)
-    idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-    idle.wait_for(timeout=60_000)  # before its kernel is there, a cell does not run
+    page.wait_for_function(KERNEL_READY, timeout=60_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     output(page, "print").wait_for(timeout=60_000)
