@@ -6,7 +6,7 @@ prompt), with as many steps of as many prompts each. The SFT model is then optim
 
 - by best-of-n, with the unbiased estimate from one pool of samples and the KL of the formula;
 - by PPO with several prices of KL, measured again and again on its way;
-- and, without any of them, by DPO on the same pairs with several betas.
+- and, without any of them, by DPO on the same two amounts of pairs with several betas.
 
 Everything is measured on the same held-out prompts, whose subjects are in no conversation and no
 pair: the proxy reward by the reward model that was optimised, the true reward by the judge. PPO is
@@ -65,12 +65,14 @@ from course_lib.train import TrainSettings, train
 
 TITLE = "Over-optimisation: true and learned reward against KL"
 CODE = (*(name for names in STAGE_CODE.values() for name in names), "dpo.py")
-# Size of the body (None: whole), and the share of prompts whose pairs are learned (one in so many).
+# Of how many prompts the pairs of one are learned.
+PAIRS = {"all pairs": 1, "few pairs": 32}
+# Size of the body (None: whole), and the pairs.
 REWARD_MODELS = {
-    "large, all pairs": (None, 1),
-    "large, few pairs": (None, 32),
-    "small, all pairs": (1, 1),
-    "small, few pairs": (1, 32),
+    "large, all pairs": (None, PAIRS["all pairs"]),
+    "large, few pairs": (None, PAIRS["few pairs"]),
+    "small, all pairs": (1, PAIRS["all pairs"]),
+    "small, few pairs": (1, PAIRS["few pairs"]),
 }
 DEFAULT = "large, all pairs"  # the reward model of the run itself
 SIZES = {
@@ -81,7 +83,6 @@ SIZES = {
         "iterations": 20,
         "every": 5,
         "kl_coefs": (0.0, 0.03, 0.1, 0.3, 1.0),
-        "other_kl_coefs": (0.0, 0.1),
         "betas": (0.02, 0.1, 0.5),
         "dpo_steps": 60,
     },
@@ -92,7 +93,6 @@ SIZES = {
         "iterations": 2,
         "every": 1,
         "kl_coefs": (0.0, 0.1),
-        "other_kl_coefs": (0.1,),
         "betas": (0.1,),
         "dpo_steps": 2,
     },
@@ -129,12 +129,13 @@ def optimise_all(trained: Run, preset: Preset, sizes: dict, folder: Path) -> dic
     pool = kept(folder, "best of n", best_of_n_curves, bench, rewards)
     runs = []
     for name, model in rewards.items():
-        for kl_coef in sizes["kl_coefs" if name == DEFAULT else "other_kl_coefs"]:
+        for kl_coef in sizes["kl_coefs"]:
             title = f"PPO, {name}, {kl_coef:g}"
             runs.append(kept(folder, title, ppo_run, bench, name, model, kl_coef))
-    for beta in sizes["betas"]:
-        title = f"DPO, {beta:g}"
-        runs.append(kept(folder, title, dpo_run, bench, rewards[DEFAULT], beta, folder))
+    for pairs in PAIRS:
+        for beta in sizes["betas"]:
+            title = f"DPO, {pairs}, {beta:g}"
+            runs.append(kept(folder, title, dpo_run, bench, rewards[DEFAULT], pairs, beta, folder))
     settings = {"kl_coef": preset.ppo.kl_coef, "batch_size": preset.ppo.batch_size}
     return {"rewards": about, "start": start, "best_of_n": pool, "runs": runs, **settings, **sizes}
 
@@ -392,13 +393,13 @@ def one_iteration(bench: Bench, players: ppo.Players, settings: ppo.PPOSettings,
     ppo.ppo_iteration(players, contexts, stop, settings, step_generator(7, step), share, ptx_loss)
 
 
-def dpo_run(bench: Bench, model: RewardModel, beta: float, folder: Path) -> dict:
-    """DPO on all pairs at one beta; its proxy reward is that of the run's reward model."""
-    pairs, policy = bench.trained.pairs(), copy.deepcopy(bench.sft)
+def dpo_run(bench: Bench, model: RewardModel, pairs: str, beta: float, folder: Path) -> dict:
+    """DPO on all or few pairs at one beta; its proxy reward is that of the run's reward model."""
+    data, policy = bench.trained.pairs(), copy.deepcopy(bench.sft)
     steps = TrainSettings(bench.sizes["dpo_steps"], DPO_RATE, weight_decay=0.0, muon=False)
-    few = pairs["heldout"][:64]
+    learned, few = thinned(data["train"], PAIRS[pairs]), data["heldout"][:64]
     train_dpo(
-        policy, bench.sft, pairs["train"], few, DPOSettings(steps, beta), folder / f"{beta}", 0
+        policy, bench.sft, learned, few, DPOSettings(steps, beta), folder / f"{pairs}, {beta}", 0
     )
-    about = {"method": "DPO", "reward": DEFAULT, "beta": beta}
+    about = {"method": "DPO", "reward": DEFAULT, "pairs": pairs, "beta": beta}
     return about | {"end": report(bench, policy, model)}
