@@ -12,11 +12,11 @@ PRESET ?= laptop
 STUDIES ?= $(basename $(notdir $(wildcard book/studies/*.json)))
 
 # The order of sets must not differ between two builds of one page, and no other run may be shown.
-book: export PYTHONHASHSEED := 0
-book: export COURSE_PRESET := laptop
+book links: export PYTHONHASHSEED := 0
+book links: export COURSE_PRESET := laptop
 
 .DEFAULT_GOAL := help
-.PHONY: help book train studies notebooks notebooks-run test bench lint format serve clean distclean venv
+.PHONY: help book pdf links train studies notebooks notebooks-run test bench lint format serve clean distclean venv
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -38,6 +38,13 @@ book: $(STAMP) ## Train what is missing, run every page, build the book into _bu
 	$(BIN)/python -m course_lib train --preset laptop
 	@# A warning comes only when a page is read: after a failure, read every page again.
 	$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
+
+pdf: $(STAMP) ## Print the built book as one PDF (needs Chromium; takes minutes)
+	$(BIN)/python book/print_pdf.py
+
+links: $(STAMP) ## Check the links that leave the book (needs the network)
+	$(BIN)/python -m course_lib train --preset laptop
+	$(BIN)/jupyter-book build . --builder linkcheck
 
 studies: $(STAMP) ## Run every recorded study again (long) and write book/studies
 	$(BIN)/python -m course_lib study $(STUDIES)

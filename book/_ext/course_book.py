@@ -9,7 +9,8 @@
 3. **Light pages.** The theme's icon script (0.5 MB) is left out (``_templates``); its icon font
    is cut down to the icons that the book shows.
 4. **Launch buttons** of a lesson lead to its notebook: Colab, Binder, download.
-5. **A table of page weights** at the end of the build.
+5. **What a web site needs**: absolute addresses from the repository's, a site map, a 404 page.
+6. **A table of page weights** at the end of the build.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fontTools import subset
 from fontTools.ttLib import TTFont
@@ -37,6 +39,8 @@ from course_lib.widgets.live import book_files
 
 logger = logging.getLogger(__name__)
 stdlib_logging.getLogger("fontTools").setLevel(stdlib_logging.WARNING)
+# The social cards ask for a bold cut of a font that has none; the plain one looks right.
+stdlib_logging.getLogger("matplotlib.font_manager").setLevel(stdlib_logging.ERROR)
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a page can show depends on these files besides its own text.
@@ -63,9 +67,20 @@ SEARCH_FROM_DISK = (
 REDIRECT = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="refresh" content="0; url={page}"></head>
+<meta http-equiv="refresh" content="0; url={page}">
+{card}
+</head>
 <body><main><h1>{title}</h1><p><a href="{page}">Open the book</a></p></main></body></html>
 """
+CARD = re.compile(
+    r'<link rel="canonical"[^>]*>|<meta (?:property="og:|name="(?:description|twitter:))[^>]*>'
+)
+NOT_FOUND = """<section><h1>There is no such page</h1>
+<p>A language model would now write something that sounds like the page you wanted. This book does
+not invent anything: at this address there is nothing.</p>
+<p>The link may have a slip in it, or the page has moved. You can begin at
+<a href="{start}">the first page</a>, or look for a word in <a href="{search}">the search</a>.</p>
+</section>"""
 
 
 # --- fresh outputs --------------------------------------------------------------------
@@ -92,12 +107,52 @@ def key_execution(app, config) -> None:
     config.nb_execution_cache_path = str(cache)
 
 
+# --- the web site ---------------------------------------------------------------------
+
+
 def set_site_url(app, config) -> None:
     """Derive the site's address from the repository's: _config.yml names it once."""
     url = (config.html_theme_options or {}).get("repository_url", "")
     match = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+?)/?", url)
     if match:
         config.ogp_site_url = f"https://{match[1]}.github.io/{match[2]}/"
+        config.html_baseurl = config.ogp_site_url  # the canonical address in every page
+    config.ogp_site_name = config.html_title
+
+
+def not_found_page(app):
+    """The page that a server shows for an address that does not exist (GitHub Pages: 404.html)."""
+    uri = app.builder.get_target_uri
+    body = NOT_FOUND.format(start=uri(app.config.root_doc), search=uri("search"))
+    yield "404", {"title": "There is no such page", "body": body}, "page.html"
+
+
+def root_links(page: Path, site_url: str) -> None:
+    """Make a page's relative links absolute: it is shown at any depth of the site."""
+    base = urlsplit(site_url).path or "/"
+    relative = r'(href|src|action|data-content_root)="(?:\./)?(?!/|#|[a-z]+:)([^"]*)"'
+    text = page.read_text(encoding="utf-8")
+    page.write_text(re.sub(relative, rf'\1="{base}\2"', text), encoding="utf-8")
+
+
+def write_site_map(out: Path, docnames, site_url: str) -> None:
+    """List every page of the book for search engines (sitemaps.org). Sphinx's extension for it
+    lists the pages that this build wrote, not those that were up to date."""
+    rows = "".join(f"<url><loc>{site_url}{name}.html</loc></url>\n" for name in sorted(docnames))
+    head = '<?xml version="1.0" encoding="utf-8"?>\n'
+    space = "http://www.sitemaps.org/schemas/sitemap/0.9"
+    text = f'{head}<urlset xmlns="{space}">\n{rows}</urlset>\n'
+    (out / "sitemap.xml").write_text(text, encoding="utf-8")
+
+
+def write_start_page(out: Path, root: str, title: str) -> None:
+    """The site's own address leads to the first page, and is shared with that page's card."""
+    if root == "index":
+        return
+    page = f"{root}.html"
+    card = "\n".join(CARD.findall((out / page).read_text(encoding="utf-8")))
+    text = REDIRECT.format(title=html.escape(title), page=page, card=card)
+    (out / "index.html").write_text(text, encoding="utf-8")
 
 
 # --- launch buttons -------------------------------------------------------------------
@@ -273,14 +328,14 @@ def trim_figures(folder: Path) -> None:
 
 
 def finish(app, exception) -> None:
-    """Last steps on the built files: names, icons, figures, leftovers, the start page, weights."""
+    """Last steps on the built files: names, icons, figures, leftovers, site files, weights."""
     if exception is not None or app.builder.name != "html":
         return
     out = Path(app.outdir)
     pages = []
     for page in sorted(p for p in out.rglob("*.html") if "_static" not in p.parts):
         name = page.relative_to(out).with_suffix("").as_posix()
-        if name in app.env.found_docs or name in {"index", "search", "genindex"}:
+        if name in app.env.found_docs or name in {"index", "search", "genindex", "404"}:
             pages.append(page)
         else:
             page.unlink()  # a page that an earlier build made and the book no longer has
@@ -289,11 +344,10 @@ def finish(app, exception) -> None:
     trim_figures(out / "_images")
     for leftover in {*out.glob("_static/scripts/fontawesome.js*"), *out.rglob("*.map")}:
         leftover.unlink()
-    root = app.config.root_doc
-    if root != "index":
-        text = REDIRECT.format(title=html.escape(app.config.html_title), page=f"{root}.html")
-        (out / "index.html").write_text(text, encoding="utf-8")
-    print_weights(out, pages)
+    write_start_page(out, app.config.root_doc, app.config.html_title)
+    write_site_map(out, app.env.found_docs, app.config.html_baseurl)
+    print_weights(out, [page for page in pages if page.name != "404.html"])
+    root_links(out / "404.html", app.config.html_baseurl)
 
 
 def compressed(path: Path) -> int:
@@ -343,6 +397,7 @@ def setup(app):
     app.connect("config-inited", key_execution)
     app.connect("config-inited", set_site_url)
     app.connect("builder-inited", publish_assets)
+    app.connect("html-collect-pages", not_found_page)
     # The theme fills the header's buttons at 501.
     app.connect("html-page-context", add_launch_buttons, priority=600)
     app.connect("html-page-context", trim_page, priority=900)
