@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -18,11 +19,21 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args.run(args)
     except CourseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        who = f" (process {os.environ['RANK']})" if "RANK" in os.environ else ""
+        print(f"error{who}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+    except Exception as error:  # Python and safetensors say it in different classes
+        if "No space left" not in str(error):
+            raise
+        print(
+            "error: the disk is full: make room, then give the same command again; it goes on from "
+            "the last checkpoint",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 
@@ -32,23 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Train a small language model, from raw text to a chat assistant; talk to it.",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-
-    train = commands.add_parser(
-        "train",
-        help="run the whole pipeline: tokenizer, base, SFT, reward model, PPO",
-        description="Train every stage that is not there yet. A killed run goes on where it was.",
-    )
-    train.add_argument(
-        "--preset",
-        default="laptop",
-        help=f"one of {', '.join(sorted(PRESETS))} (default: laptop, minutes on 2 CPU cores; "
-        "gpu is five times as large, for one GPU)",
-    )
-    train.add_argument("--out", type=Path, help="run directory (default: runs/<preset>)")
-    train.add_argument("--seed", type=int, default=0, help="seed of data and weights (default: 0)")
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    train.set_defaults(run=_train)
-
+    _add_train(commands)
     show = commands.add_parser("report", help="print the measured figures of a run")
     show.add_argument("dir", nargs="?", type=Path, help="run directory (default: the laptop run)")
     show.add_argument("--json", action="store_true", help="everything, as JSON")
@@ -74,10 +69,56 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_train(commands) -> None:
+    train = commands.add_parser(
+        "train",
+        help="run the whole pipeline: tokenizer, base, SFT, reward model, PPO",
+        description="Train every stage that is not there yet. A killed run goes on where it was.",
+        epilog="In several processes, each with a GPU if there are any: torchrun --standalone "
+        "--nproc_per_node=2 -m course_lib train. The result is that of one process, up to "
+        "rounding; PPO runs in the first process alone.",
+    )
+    train.add_argument(
+        "--preset",
+        default="laptop",
+        help=f"one of {', '.join(sorted(PRESETS))} (default: laptop, minutes on 2 CPU cores; "
+        "gpu is five times as large, for one GPU)",
+    )
+    train.add_argument("--out", type=Path, help="run directory (default: runs/<preset>)")
+    train.add_argument("--seed", type=int, default=0, help="seed of data and weights (default: 0)")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    train.add_argument(
+        "--parallel",
+        choices=("ddp", "fsdp"),
+        help="under torchrun: a whole model in every process, or shards of it (default: ddp)",
+    )
+    train.add_argument(
+        "--accumulate",
+        type=int,
+        metavar="N",
+        help="under torchrun: work through each process's share of a batch in N parts, which saves "
+        "memory (default: 1)",
+    )
+    train.set_defaults(run=_train)
+
+
 def _train(args) -> None:
     preset = get_preset(args.preset)
     out = args.out or runs_dir() / preset.name
-    run = train_all(preset, out, args.seed, args.device)
+    if "WORLD_SIZE" in os.environ:
+        from course_lib import distributed
+
+        how = (args.parallel or "ddp", 1 if args.accumulate is None else args.accumulate)
+        run = distributed.train_all(preset, out, args.seed, args.device, *how)
+    elif args.parallel or args.accumulate is not None:
+        raise CourseError(
+            "--parallel and --accumulate need torchrun: torchrun --standalone --nproc_per_node=2 "
+            "-m course_lib train"
+        )
+    else:
+        run = train_all(preset, out, args.seed, args.device)
+    if run is None:  # not the first process: it has nothing to report
+        return
     print(f"run: {run.path}  ({report(run)['seconds']['total']:.0f} s of training and measuring)")
 
 

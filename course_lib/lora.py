@@ -109,7 +109,11 @@ def remove_lora(model: nn.Module) -> None:
 
 
 def save_lora(model: nn.Module, path: str | Path) -> None:
-    """Write the adapters alone, with what `load_lora` needs to put them back."""
+    """Write the adapters alone, with what `load_lora` needs to put them back.
+
+    Raises:
+        CourseError: the model has no adapters.
+    """
     layers = lora_layers(model)
     if not layers:
         raise CourseError("the model has no adapters to save: add them with add_lora first")

@@ -5,6 +5,7 @@ folder is not complete. `open_shards` gives one long stream for `data.windows`; 
 a batch touches are read from the disk.
 """
 
+import errno
 import itertools
 import os
 from collections import deque
@@ -34,7 +35,7 @@ def stream_dataset(
 
     Raises:
         CourseError: `datasets` is not installed, the dataset cannot be opened, or it has no such
-            column of texts.
+            column of texts; while it is read, for a row without a text.
     """
     datasets = optional("datasets")
     try:
@@ -50,7 +51,17 @@ def stream_dataset(
             f"the dataset {name} has no column {column!r} of texts; its columns are "
             f"{', '.join(sorted(first))}"
         )
-    return (row[column] for row in itertools.chain([first], rows))
+    return _texts(itertools.chain([first], rows), name, column)
+
+
+def _texts(rows: Iterable[dict], name: str, column: str) -> Iterator[str]:
+    for number, row in enumerate(rows):
+        if not isinstance(text := row.get(column), str):
+            raise CourseError(
+                f"row {number} of the dataset {name} has no text in {column!r}: leave such rows "
+                f"out, or choose another column"
+            )
+        yield text
 
 
 def write_shards(
@@ -68,11 +79,10 @@ def write_shards(
         shard_characters: a shard is closed when its texts are at least this long.
 
     Raises:
-        CourseError: no documents, or a worker died.
+        CourseError: no documents, a worker died, or the disk is full; then no shard is left.
     """
     folder = Path(folder)
-    index = folder / "index.json"
-    index.unlink(missing_ok=True)
+    _clear(folder)
     jobs = (
         (batch, tokenizer, folder / _name(number))
         for number, batch in enumerate(_batches(documents, shard_characters))
@@ -86,9 +96,25 @@ def write_shards(
             f"a process that tokenised for {folder} died, perhaps for lack of memory: use fewer "
             f"workers or smaller shards"
         ) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _clear(folder)
+        raise CourseError(
+            f"the disk is full: the shards in {folder} are removed; make room (4 bytes a token), "
+            f"then run write_shards again"
+        ) from None
     if not lengths:
         raise CourseError("the corpus holds no documents: there is nothing to learn from it")
-    write_json(index, {"dtype": "int32", "lengths": lengths, "vocab_size": tokenizer.vocab_size})
+    index = {"dtype": "int32", "lengths": lengths, "vocab_size": tokenizer.vocab_size}
+    write_json(folder / "index.json", index)
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier corpus: first what makes it complete, then its shards."""
+    (folder / "index.json").unlink(missing_ok=True)
+    for path in folder.glob("shard-*.bin"):
+        path.unlink()
 
 
 def _share(jobs: Iterable[tuple], workers: int) -> Iterator[int]:

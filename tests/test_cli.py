@@ -1,10 +1,12 @@
 """The command line: short messages and exit code 2 for bad input; a chat that survives anything."""
 
+import errno
 import io
 import json
 import shutil
 
 import pytest
+from safetensors import SafetensorError
 
 from course_lib.__main__ import main
 from course_lib.runs import MODELS
@@ -69,6 +71,28 @@ def test_a_run_without_its_manifest(capsys, smoke_run, tmp_path):
 def test_a_bad_temperature(capsys, smoke_run):
     code, _, err = run(capsys, "chat", smoke_run.path, "--temperature", "-1")
     assert_short_error(code, err, "temperature")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_full_disk(capsys, monkeypatch, tmp_path, error):
+    def train_all(*_):
+        raise error
+
+    monkeypatch.setattr("course_lib.__main__.train_all", train_all)
+    code, _, err = run(capsys, "train", "--preset", "smoke", "--out", tmp_path / "run")
+    assert_short_error(code, err, "the disk is full", "last checkpoint")
+    error = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(capsys, "train", "--preset", "smoke", "--out", tmp_path / "run")
 
 
 def test_an_unknown_device(capsys, tmp_path):

@@ -1,8 +1,12 @@
 """Files: complete or absent, never half-written; damaged ones are named."""
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 
+import course_lib
 from course_lib.errors import CourseError
 from course_lib.files import (
     MetricLog,
@@ -115,3 +119,24 @@ def test_a_resumed_metric_log_drops_what_will_be_repeated(tmp_path):
     resumed.write(step=3, loss=9.0)
     assert [row["loss"] for row in MetricLog.read(path)] == [0.0, 0.5, 1.0, 9.0]
     assert MetricLog.read(tmp_path / "none.jsonl") == []
+
+
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def opens_pickles(source):
+    """Does this code import something that unpickles, or call a `load` that may?"""
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in getattr(node, "names", ()) if hasattr(alias, "name")]
+        if PICKLES & {name.split(".")[0] for name in [*names, getattr(node, "module", None) or ""]}:
+            return True
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load"):
+            return True
+    return False
+
+
+def test_no_file_of_the_library_opens_pickles():
+    assert opens_pickles("from pickle import loads") and opens_pickles("x = torch.load(path)")
+    assert opens_pickles("import os, dill") and not opens_pickles("import os; json.load(file)")
+    library = Path(course_lib.__file__).parent
+    assert [p.name for p in library.rglob("*.py") if opens_pickles(p.read_text("utf-8"))] == []

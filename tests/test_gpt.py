@@ -1,6 +1,7 @@
 """The GPT: initialisation, cache, trace, variants, bad configs. Parity is in `parity/`."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -66,6 +67,22 @@ def test_order_matters_only_where_there_are_positions(make_model, positions):
         parameter.data.mul_(20 if parameter.dim() > 1 else 1)
     a, b = model(torch.tensor([[1, 2, 3]])), model(torch.tensor([[2, 1, 3]]))
     assert torch.allclose(a[:, -1], b[:, -1], atol=1e-4) == (positions == "none")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_equals_plain(make_model):
+    """`model.compile()` is optional: the same numbers, and the names of the weights stay."""
+    plain, compiled = make_model(), make_model()
+    compiled.compile()
+    idx, targets = torch.randint(40, (2, 4, 16))
+    logits = [model(idx) for model in (plain, compiled)]
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-5, atol=1e-5)
+    for scores in logits:
+        cross_entropy(scores, targets).backward()
+    theirs = dict(compiled.named_parameters())
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(theirs[name].grad, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_default_sizes():

@@ -1,8 +1,7 @@
-"""Checkpoints of others: bad files, the order of rotary rows, the hub (parity: tests/parity)."""
+"""Checkpoints of others: bad files, the order of rotary rows (parity: tests/parity)."""
 
 import json
 import pickle
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -301,46 +300,6 @@ def test_gguf_tokenizers_that_we_cannot_run(tmp_path):
         write_gguf(path, tokenizer__ggml__model=kind, tokenizer__ggml__pre=pre)
         with pytest.raises(CourseError, match=message):
             tokenizer_from_pretrained(path)
-
-
-# -- the hub --------------------------------------------------------------------------------------
-
-
-def test_the_hub(folder, monkeypatch):
-    """Which files are asked for, and what is said when that fails; nothing is downloaded."""
-    hub = pytest.importorskip("huggingface_hub")
-    asked = []
-
-    def give(repository, revision, allow_patterns):
-        asked.append((repository, revision, allow_patterns))
-        return str(folder)
-
-    monkeypatch.setattr(hub, "snapshot_download", give)
-    assert from_pretrained("someone/model", revision="v1").n_parameters > 0
-    [(repository, revision, patterns)] = asked
-    assert (repository, revision) == ("someone/model", "v1")
-    assert "*.safetensors" in patterns and not any("bin" in p or "pt" in p for p in patterns)
-    with pytest.raises(CourseError, match="no checkpoint folder"):
-        from_pretrained("../elsewhere/model")
-
-
-def test_what_the_hub_may_answer(monkeypatch):
-    hub = pytest.importorskip("huggingface_hub")
-    response = SimpleNamespace(headers={}, request=None, status_code=403)
-    errors = hub.errors
-    for error, message in (
-        (errors.GatedRepoError("gated", response=response), "accept its licence.*HF_TOKEN"),
-        (errors.RepositoryNotFoundError("no", response=response), "no such repository"),
-        (errors.LocalEntryNotFoundError("offline"), "check the connection"),
-        (OSError(28, "No space left on device"), "No space left.*goes on where it stopped"),
-    ):
-
-        def fail(*args, error=error, **more):
-            raise error
-
-        monkeypatch.setattr(hub, "snapshot_download", fail)
-        with pytest.raises(CourseError, match=message):
-            from_pretrained("someone/model")
 
 
 def test_a_package_that_is_not_installed(monkeypatch):

@@ -1,15 +1,17 @@
 """Shards: the same stream whoever wrote it, read as a batch needs it; bad folders and datasets."""
 
+import errno
 import json
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from course_lib.atlas.documents import documents
-from course_lib.data import token_stream, windows
+from course_lib.data import read_corpus, token_stream, windows
 from course_lib.errors import CourseError
 from course_lib.shards import open_shards, stream_dataset, write_shards
 
@@ -70,6 +72,37 @@ def test_an_interrupted_corpus_leaves_no_complete_folder(tiny_tokenizer, tmp_pat
         open_shards(tmp_path)
 
 
+def test_a_full_disk(tiny_tokenizer, tmp_path, monkeypatch):
+    written = Path.write_bytes
+
+    def fails_in_the_second(path, data):
+        written(path, data[:5])
+        if "00001" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fails_in_the_second)
+    with pytest.raises(CourseError, match=r"the disk is full: .*are removed; make room"):
+        write_shards(TEXTS, tiny_tokenizer, tmp_path, shard_characters=3000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shorter_corpus_leaves_no_old_shard(tiny_tokenizer, tmp_path):
+    write_shards(TEXTS, tiny_tokenizer, tmp_path, shard_characters=3000)
+    write_shards(TEXTS[:1], tiny_tokenizer, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["index.json", "shard-00000.bin"]
+
+
+def test_texts_of_a_folder(tiny_tokenizer, tmp_path):
+    """Any text files: what `read_corpus` gives is a corpus for the shards as well."""
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    for place, text in (("a.txt", TEXTS[0]), ("more/b.md", TEXTS[1]), ("c.csv", "1,2")):
+        (tmp_path / "in" / place).write_text(text, encoding="utf-8")
+    write_shards(read_corpus(tmp_path / "in"), tiny_tokenizer, tmp_path / "out")
+    shards, stream = open_shards(tmp_path / "out"), token_stream(TEXTS[:2], tiny_tokenizer)[:-1]
+    assert torch.equal(shards[torch.arange(len(shards))], stream)
+
+
 # -- Hugging Face datasets ------------------------------------------------------------------------
 
 
@@ -109,6 +142,14 @@ def test_bad_datasets(rows, message, library):
     library.rows = rows
     with pytest.raises(CourseError, match=message):
         stream_dataset("some/web")
+
+
+def test_a_row_without_a_text(library):
+    library.rows = [{"text": "a"}, {"text": "b"}, {"text": None}]
+    texts = stream_dataset("some/web")
+    assert [next(texts), next(texts)] == ["a", "b"]
+    with pytest.raises(CourseError, match=r"row 2 of the dataset some/web has no text in 'text'"):
+        next(texts)
 
 
 def test_without_the_library(monkeypatch):

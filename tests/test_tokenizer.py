@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -250,6 +251,23 @@ def test_encode_iterable_reads_no_further_than_it_must(tiny_tokenizer):
     endless = itertools.repeat("some words ")
     ids = list(itertools.islice(tiny_tokenizer.encode_iterable(endless), 500))
     assert ids == tiny_tokenizer.encode("some words " * 500)[:500]
+
+
+def test_encode_iterable_takes_constant_memory(tiny_tokenizer):
+    """Eight times the text, nearly the same peak: neither the text nor its ids are collected."""
+
+    def peak(chunks):
+        text = (f"number {i % 100} of the words " for i in range(chunks))
+        tracemalloc.start()
+        count = sum(1 for _ in tiny_tokenizer.encode_iterable(text))
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return count, highest
+
+    peak(200)  # fills the cache of words
+    (few, little), (many, much) = peak(1_000), peak(8_000)
+    assert many == 8 * few > 50_000
+    assert much < 2 * little and much < many  # bytes: not even one a token
 
 
 @pytest.mark.timeout(60)

@@ -11,7 +11,8 @@ from pathlib import Path
 from course_lib.errors import CourseError
 from course_lib.gpt import GPT
 from course_lib.interop.gguf import SMOLLM2_SYSTEM, gguf_tokenizer, load_gguf, smollm2_file
-from course_lib.interop.huggingface import download, load_folder, save_folder
+from course_lib.interop.hub import download
+from course_lib.interop.huggingface import load_folder, save_folder
 from course_lib.interop.vocabularies import load_tokenizer, save_tokenizer
 from course_lib.tokenizer import BPETokenizer
 
@@ -69,8 +70,14 @@ def save_pretrained(
         shard_bytes: weights are cut into files of at most this size.
 
     Raises:
-        CourseError: neither GPT-2 nor Llama is built like this model.
+        CourseError: neither GPT-2 nor Llama is built like this model, or it has adapters beside its
+            weights.
     """
+    if adapters := [name for name in model.state_dict() if ".lora_" in name]:
+        raise CourseError(
+            f"the model holds {len(adapters)} adapter matrices that no other program would read: "
+            f"export finetune.merged(model) instead"
+        )
     end = (
         save_tokenizer(tokenizer, Path(folder), model.config.context_length) if tokenizer else None
     )

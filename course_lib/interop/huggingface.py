@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from course_lib.errors import CourseError, optional
+from course_lib.errors import CourseError
 from course_lib.files import load_tensors, read_json, write_atomically, write_json
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.interop.layouts import (
@@ -215,37 +215,6 @@ def _canonical(tensors: dict[str, Tensor], kind: str, config: GPTConfig) -> dict
     return out
 
 
-def download(repository: str, revision: str | None = None) -> Path:
-    """A checkpoint of the Hugging Face hub as a local folder.
-
-    `huggingface_hub` keeps what it has, goes on where a download broke off, and checks every file.
-    Nothing pickled is fetched.
-
-    Raises:
-        CourseError: not installed, no such repository, no permission, no connection, a full disk.
-    """
-    hub = optional("huggingface_hub")
-    files = ["*.json", "*.safetensors", "*.txt"]
-    try:
-        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=files))
-    except hub.errors.GatedRepoError:
-        raise CourseError(
-            f"{repository} asks you to accept its licence first: do so on its page, then sign in "
-            f"with `hf auth login` or set HF_TOKEN"
-        ) from None
-    except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError):
-        raise CourseError(
-            f"no folder {repository!r} here, and the hub has no such repository or revision: check "
-            f"the name, and sign in with `hf auth login` if it is private"
-        ) from None
-    except (hub.errors.HFValidationError, hub.errors.HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise CourseError(
-            f"cannot download {repository} ({reason}): check the connection and the free space, "
-            f"then call again; it goes on where it stopped"
-        ) from None
-
-
 # -- writing --------------------------------------------------------------------------------------
 
 
@@ -275,6 +244,8 @@ def save_folder(model: GPT, folder: Path, shard_bytes: int, end: int | None) -> 
         size = sum(t.nbytes for t in theirs.values())
         write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": where})
     write_json(folder / "config.json", hf)
+    if end is not None:  # where generation stops, and what shorter answers are padded with
+        write_json(folder / "generation_config.json", {"eos_token_id": end, "pad_token_id": end})
 
 
 def _shards(tensors: dict[str, Tensor], shard_bytes: int) -> list[dict[str, Tensor]]:

@@ -89,7 +89,11 @@ GGUF = Layout(
 
 
 def to_layout(own: Mapping[str, Tensor], layout: Layout, config: GPTConfig) -> dict[str, Tensor]:
-    """Our tensors under their names, cut and turned as they keep them."""
+    """Our tensors under their names, cut and turned as they keep them.
+
+    Args:
+        own: a state dict; its matrices are `(out, in)`, as `nn.Linear` keeps them.
+    """
     c = config
     rows = {
         "qkv": [c.n_heads * c.d_head, c.n_kv_heads * c.d_head, c.n_kv_heads * c.d_head],
