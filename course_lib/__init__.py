@@ -3,8 +3,9 @@
 One idea a file; a file imports only files above it in this list:
 
     errors  files  bpe  pieces  tokenizer  positions  attention  layers  gpt  sizing  interop
-    atlas  data  shards  optim  train  sampling  generate  chat  evaluate  sft  reward  ppo  grpo
-    dpo  lora  presets  runs  recipes  chatloop  studies  plots  widgets  checks  __main__
+    atlas  data  shards  optim  train  parallel  sampling  generate  chat  evaluate  sft  reward
+    ppo  grpo  dpo  lora  finetune  presets  runs  recipes  distributed  chatloop  studies
+    plots  widgets  checks  __main__
 
 Start reading at `gpt.py`; run everything with `python -m course_lib train`.
 """

@@ -2,6 +2,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ def fetch_course(place=Path("/content")):
     pinned.write_text(f"torch=={torch.__version__}\n", encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "install", "-q", "-c", str(pinned)]
     steps = [[*pip, "-e", str(folder), *PACKAGES]]
-    if not folder.exists():
+    if not (folder / "pyproject.toml").exists():
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted clone left
         clone = ["git", "clone", "-q", "--depth", "1", "-b", BRANCH, REPOSITORY, str(folder)]
         steps.insert(0, clone)
     for step in steps:
@@ -73,7 +75,9 @@ def find_models():
     if run := trained():
         return run
     preset = os.environ.get("COURSE_PRESET", "laptop")
-    print("No trained models yet. They are trained now, once. This takes some minutes.")
+    print(f"No trained models yet: the preset {preset} is trained now, once, with a bar per stage.")
+    if preset == "gpu":
+        print("On a T4 we expect 10 to 15 minutes: computed from its operations, not measured.")
     train = [sys.executable, "-m", "course_lib", "train", "--preset", preset]
     train += ["--out", str(runs_dir() / preset)]
     with subprocess.Popen(train, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:

@@ -386,7 +386,10 @@ def first_cells(title: str, name: str, code: str, book: Book) -> list:
     note = (
         f"{title}\n\n"
         f"*This notebook is made from [the page of the book]({book.page(name)}). Run all of it "
-        "from the top: a paragraph with measured values appears when its cell has run.*"
+        "from the top: a paragraph with measured values appears when its cell has run. Where no "
+        "trained models are, the first cell trains them, once. How long two CPU cores need for "
+        f"that was measured for [the start of the book]({book.page('index')}); for a T4, Colab's "
+        "GPU, we expect 10 to 15 minutes.*"
     )
     packages = [package for package in EXTRA_PACKAGES if package in code]
     values = (book.repository, book.branch, book.version, packages)

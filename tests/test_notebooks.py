@@ -16,7 +16,10 @@ import pytest
 from sphinx.util.nodes import _make_id
 
 from course_lib import __version__
+from course_lib.gpt import GPTConfig
+from course_lib.presets import GPU
 from course_lib.runs import open_run
+from course_lib.sizing import training_flops, training_seconds
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "book").glob("L[0-9]*_*.md"))
@@ -370,9 +373,13 @@ def test_colab_keeps_its_torch(first_cell, tmp_path, monkeypatch):
     assert install[install.index("-e") + 1] == folder == sys.path[0]
     pinned = Path(install[install.index("-c") + 1])
     assert pinned.read_text() == f"torch=={torch.__version__}\n"
+    (Path(folder) / "half").mkdir(parents=True)
+    first_cell["fetch_course"](tmp_path)  # again: a clone that broke off is none
+    assert calls.pop(2)[:2] == ["git", "clone"] and not (Path(folder) / "half").exists()
     Path(folder).mkdir()
+    (Path(folder) / "pyproject.toml").touch()
     first_cell["fetch_course"](tmp_path)  # again: it is there
-    assert [call[0] for call in calls[2:]] == [sys.executable]
+    assert [call[0] for call in calls[2:]] == [sys.executable] * 2
 
 
 def test_no_network(first_cell, tmp_path, monkeypatch):
@@ -380,6 +387,27 @@ def test_no_network(first_cell, tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", failing)
     with pytest.raises(RuntimeError, match=r"Is there a network.*Could not resolve host"):
         first_cell["fetch_course"](tmp_path)
+
+
+def test_no_network_with_real_commands(first_cell, tmp_path, monkeypatch):
+    """A git and a pip that fail as they do without one; what was cloned is not cloned again."""
+    git, pip = tmp_path / "bin" / "git", tmp_path / "modules" / "pip" / "__main__.py"
+    for script in (git, pip):
+        script.parent.mkdir(parents=True)
+    git.write_text("#!/bin/sh\necho 'fatal: Could not resolve host: github.com' >&2\nexit 128\n")
+    git.chmod(0o755)
+    pip.write_text("raise SystemExit('ERROR: No matching distribution found for setuptools')\n")
+    monkeypatch.setenv("PATH", str(git.parent), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    before = list(sys.path)
+    with pytest.raises(RuntimeError, match=r"Is there a network\?.*resolve host: github\.com$"):
+        first_cell["fetch_course"](tmp_path)
+    pip.with_name("__init__.py").touch()
+    for last in ("mkdir -p $8; touch $8/pyproject.toml", "exit 1  # not called again"):
+        git.write_text(f"#!/bin/sh\n{last}\n")
+        with pytest.raises(RuntimeError, match=r"run this cell again.*No matching distribution"):
+            first_cell["fetch_course"](tmp_path)
+    assert sys.path == before
 
 
 def test_elsewhere_nothing_is_fetched(first_cell, monkeypatch):
@@ -459,14 +487,34 @@ def test_models_are_trained_only_if_missing(first_cell, trainings, tmp_path, mon
 
 
 @pytest.mark.parametrize(("gpu", "asked", "trained"), [(True, "", "gpu"), (True, "smoke", "smoke")])
-def test_which_preset_is_trained(first_cell, trainings, tmp_path, monkeypatch, gpu, asked, trained):
+def test_which_preset_is_trained(
+    first_cell, trainings, tmp_path, monkeypatch, capsys, gpu, asked, trained
+):
     on_a_gpu(monkeypatch, gpu)
     if asked:
         monkeypatch.setenv("COURSE_PRESET", asked)
     trainings.codes = [0]
     assert first_cell["find_models"]().path == tmp_path / trained
     assert trainings[0][-3:] == [trained, "--out", str(tmp_path / trained)]
+    assert ("10 to 15 minutes" in capsys.readouterr().out) == (trained == "gpu")
     assert open_run().path == tmp_path / trained  # the cells that follow open the same
+
+
+def test_the_time_that_a_t4_is_expected_to_need(made):
+    """README and notebooks say it; 8.1e12 operations a second is NVIDIA's figure for fp32."""
+    config = GPTConfig(GPU.vocab_size, **GPU.model)
+    length, rows = config.context_length, GPU.base.steps * GPU.base_batch
+    at_most = rows + GPU.sft.steps * (GPU.sft_batch + GPU.replay_windows)  # no chat fills its row
+    fewest, most = (
+        training_seconds(training_flops(config, n * length, length), 8.1e12, 0.3) / 60
+        for n in (rows, at_most)
+    )
+    assert 5 < fewest < most < 10  # the sampling of the later stages comes on top
+    said = "10 to 15 minutes"
+    assert said in (ROOT / "README.md").read_text(encoding="utf-8")
+    for text in made.values():
+        notebook = nbformat.reads(text, 4)
+        assert said in notebook.cells[0].source and said in notebook.cells[1].source
 
 
 def test_values_in_text(first_cell, monkeypatch):
@@ -520,8 +568,12 @@ def test_launch_buttons():
     for page in ("book/glossary", "book/index", "search"):
         extension.add_launch_buttons(app, page, "page.html", context, None)
     assert context["header_buttons"] == []
-    extension.add_launch_buttons(app, f"book/{PAGES[0].stem}", "page.html", context, None)
-    assert f"/notebooks/{PAGES[0].stem}.ipynb" in context["header_buttons"][0]["buttons"][0]["url"]
+    for page in PAGES:
+        extension.add_launch_buttons(app, f"book/{page.stem}", "page.html", context, None)
+        buttons = context["header_buttons"].pop(0)["buttons"]
+        assert [button["text"] for button in buttons] == ["Colab", "Binder", "Download"]
+        assert all(button["url"].endswith(f"notebooks/{page.stem}.ipynb") for button in buttons)
+        assert (ROOT / "notebooks" / f"{page.stem}.ipynb").is_file()
 
 
 def test_binder_installs_what_the_library_needs():
