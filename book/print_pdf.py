@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import html
 import io
+import os
 import posixpath
 import re
 import shutil
@@ -37,6 +38,16 @@ BOOK = ROOT / "_build" / "html"
 PDF = "llm-from-scratch.pdf"
 STYLE = Path(__file__).with_name("print.css")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# The browser must not call home. The browser tests start it in the same way.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 HOST = "http://book.invalid/"  # no server: Chromium's requests are answered from the disk
 HIDDEN_LINK = re.compile(r'(<p class="pdf-link") hidden(?:="[^"]*")?>')
 # The scripts that a printed page needs, in this order; the theme's own are for a screen.
@@ -270,7 +281,9 @@ class Document:
 
 
 def find_browser() -> str | None:
-    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    """The program that COURSE_CHROMIUM names, or an installed Chromium."""
+    named = os.environ.get("COURSE_CHROMIUM")
+    return named or next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 def serve(route: Route, folder: Path, document: str) -> None:
@@ -367,7 +380,7 @@ def print_book(folder: Path, browser_path: str) -> str:
     version = re.search(r'__version__ = "(.+)"', (ROOT / "course_lib/__init__.py").read_text())[1]
     document = Document(folder, parts, version)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
         first = print_document(browser, document.html({}), folder)
         numbers = outline_pages(PdfReader(io.BytesIO(first)))
         data = print_document(browser, document.html(numbers), folder)
@@ -380,7 +393,10 @@ def main() -> int:
     argparse.ArgumentParser(description="Print the built book as one PDF.").parse_args()
     browser = find_browser()
     if browser is None:
-        print("The PDF takes Chromium (Debian, Ubuntu: apt-get install chromium).", file=sys.stderr)
+        print(
+            "No Chromium found: install it (apt-get install chromium) or set COURSE_CHROMIUM",
+            file=sys.stderr,
+        )
         return 2
     if not (BOOK / "index.html").is_file():
         print("No book to print yet: run make book first.", file=sys.stderr)

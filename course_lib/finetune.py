@@ -11,8 +11,7 @@ Sources: Hu et al. 2022 (adapters); Tunstall et al. 2023 (SFT, then DPO, on publ
 """
 
 import copy
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from torch import nn
 from course_lib import dpo, lora, ppo, sft
 from course_lib.chat import IM_END, Turn, check_turns, render
 from course_lib.data import IGNORE_INDEX
-from course_lib.errors import CourseError, optional
+from course_lib.errors import CourseError
 from course_lib.gpt import GPT
 from course_lib.reward import Pair, RewardModel, by_prompt, pair_margins, reward_loss
 from course_lib.tokenizer import BPETokenizer
@@ -54,29 +53,6 @@ class LoRASettings:
 
 
 # -- public data --------------------------------------------------------------------------------
-
-
-def stream_rows(name: str, /, columns: Sequence[str], split: str = "train", **options) -> Iterator:
-    """The rows of a Hugging Face data set, one after the other, without downloading it whole.
-
-    Args:
-        options: for `datasets.load_dataset`, such as `revision=...`.
-
-    Raises:
-        CourseError: `datasets` is not installed, the set cannot be opened, or lacks a column.
-    """
-    datasets = optional("datasets")
-    try:
-        rows = iter(datasets.load_dataset(name, split=split, streaming=True, **options))
-        first = next(rows, None)
-    except Exception as error:  # the library lets through errors of many others
-        reason = str(error).strip().split("\n")[0]
-        raise CourseError(f"cannot open the dataset {name} ({reason})") from error
-    if first is None:
-        raise CourseError(f"the dataset {name} has no rows in {split!r}")
-    for column in columns:
-        _entry(first, column, f"the dataset {name}")
-    return itertools.chain([first], rows)
 
 
 def read_talks(rows: Iterable[dict], column: str = "messages") -> tuple[list[list[Turn]], int]:

@@ -9,7 +9,7 @@ import errno
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -24,18 +24,19 @@ from course_lib.files import read_json, write_atomically, write_json
 from course_lib.tokenizer import BPETokenizer
 
 
-def stream_dataset(
-    name: str, /, column: str = "text", split: str = "train", **options
-) -> Iterator[str]:
-    """The texts of a Hugging Face dataset, one after the other, without downloading it whole.
+def stream_rows(
+    name: str, /, columns: Sequence[str] = (), split: str = "train", **options
+) -> Iterator[dict]:
+    """The rows of a Hugging Face dataset, one after the other, without downloading it whole.
 
     Args:
+        columns: what its rows must have.
         options: for `datasets.load_dataset`, such as `name="sample-10BT"` (a configuration) or
             `data_files=...`.
 
     Raises:
-        CourseError: `datasets` is not installed, the dataset cannot be opened, or it has no such
-            column of texts; while it is read, for a row without a text.
+        CourseError: `datasets` is not installed, the dataset cannot be opened, is empty, or has no
+            such column.
     """
     datasets = optional("datasets")
     try:
@@ -46,6 +47,26 @@ def stream_dataset(
         raise CourseError(f"cannot open the dataset {name} ({reason})") from error
     if first is None:
         raise CourseError(f"the dataset {name} has no rows in {split!r}")
+    for column in columns:
+        if column not in first:
+            raise CourseError(
+                f"the dataset {name} has no column {column!r}; its columns are "
+                f"{', '.join(sorted(first))}"
+            )
+    return itertools.chain([first], rows)
+
+
+def stream_dataset(
+    name: str, /, column: str = "text", split: str = "train", **options
+) -> Iterator[str]:
+    """The texts of a Hugging Face dataset: a column of `stream_rows`, with its options.
+
+    Raises:
+        CourseError: as `stream_rows` does, or the column holds no texts; while it is read, for a
+            row without a text.
+    """
+    rows = stream_rows(name, (), split, **options)
+    first = next(rows)
     if not isinstance(first.get(column), str):
         raise CourseError(
             f"the dataset {name} has no column {column!r} of texts; its columns are "

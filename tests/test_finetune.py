@@ -151,29 +151,6 @@ def test_a_tokenizer_without_ends_is_refused():
         read_pairs([{"prompt": "Hi", "chosen": "a", "rejected": "b"}], bare, ROOM)
 
 
-def test_streamed_rows(monkeypatch):
-    calls = []
-
-    def load_dataset(name, **options):
-        calls.append((name, options))
-        if name == "absent":
-            raise FileNotFoundError("no such dataset\nand more")
-        return [] if name == "empty" else [{"messages": [1]}, {"messages": [2]}]
-
-    fake = SimpleNamespace(load_dataset=load_dataset)
-    monkeypatch.setattr(finetune, "optional", lambda package: fake)
-    rows = list(finetune.stream_rows("good", ["messages"], "test", revision="v1"))
-    assert rows == [{"messages": [1]}, {"messages": [2]}]
-    assert calls == [("good", {"split": "test", "streaming": True, "revision": "v1"})]
-    for name, message in (
-        ("absent", r"cannot open the dataset absent \(no such dataset\)"),
-        ("empty", "no rows in 'train'"),
-        ("good", "the dataset good has no column 'prompt'; its columns are messages"),
-    ):
-        with pytest.raises(CourseError, match=message):
-            finetune.stream_rows(name, ["prompt"])
-
-
 # -- shared weights -------------------------------------------------------------------------------
 
 

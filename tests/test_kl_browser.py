@@ -32,7 +32,7 @@ def study():
     return {
         "start": {"large": start, "<small>": start},
         "runs": [
-            ppo("large", 0.0, 9.12345, "<script>alert(1)</script>"),
+            ppo("large", 0.0, 9.123456, "<script>alert(1)</script>"),
             ppo("large", 0.1, 2.0, "Certainly. Paris."),
             ppo("<small>", 0.1, 3.0, "Paris."),
             dpo | {"end": measured(1.0, 1.0, 1.0) | {"samples": []}},
@@ -55,13 +55,13 @@ def test_paths_go_from_the_sft_model_to_the_end(study):
 
 
 def test_rounding_keeps_the_shape():
-    assert rounded({"a": [1.23456, {"b": 2}], "c": "x"}) == {"a": [1.235, {"b": 2}], "c": "x"}
+    assert rounded({"a": [1.23456, {"b": 2}], "c": "x"}) == {"a": [1.2346, {"b": 2}], "c": "x"}
 
 
 def test_the_state_is_plain_and_the_same_twice(study, monkeypatch):
     monkeypatch.setenv(BOOK_BUILD_VARIABLE, "1")
     one, two = (KLBrowser(study).book_html() for _ in range(2))
-    assert one == two and "9.123," in one and "9.12345" not in one
+    assert one == two and "9.1235," in one and "9.123456" not in one
     state = json.loads(one.split('json">')[1].split("</script>")[0])
     assert state["kl_coef"] == 0.0 and state["reward"] == "large" and state["usual"] == 0.1
 

@@ -13,7 +13,7 @@ import torch
 from course_lib.atlas.documents import documents
 from course_lib.data import read_corpus, token_stream, windows
 from course_lib.errors import CourseError
-from course_lib.shards import open_shards, stream_dataset, write_shards
+from course_lib.shards import open_shards, stream_dataset, stream_rows, write_shards
 
 TEXTS = list(documents(120, 3))
 
@@ -142,6 +142,31 @@ def test_bad_datasets(rows, message, library):
     library.rows = rows
     with pytest.raises(CourseError, match=message):
         stream_dataset("some/web")
+
+
+def test_streamed_rows(library):
+    library.rows = [{"messages": [1]}, {"messages": [2]}]
+    rows = list(stream_rows("some/chats", ["messages"], "test", revision="v1"))
+    assert rows == [{"messages": [1]}, {"messages": [2]}]
+    options = {"split": "test", "streaming": True, "revision": "v1"}
+    assert library.asked == ("some/chats", options)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (FileNotFoundError("no such\nand more"), r"cannot open the dataset some/chats \(no such\)"),
+        ([], "no rows in 'train'"),
+        (
+            [{"messages": [1]}],
+            "the dataset some/chats has no column 'prompt'; its columns are messages",
+        ),
+    ],
+)
+def test_bad_rows(rows, message, library):
+    library.rows = rows
+    with pytest.raises(CourseError, match=message):
+        stream_rows("some/chats", ["prompt"])
 
 
 def test_a_row_without_a_text(library):

@@ -34,9 +34,9 @@ def ppo_paths(study: dict) -> list[dict]:
 
 
 def rounded(value: Any) -> Any:
-    """Plain data with three digits after the point: a page carries no more than it shows."""
+    """Plain data with the four digits after the point that a record has: more would be noise."""
     if isinstance(value, float):
-        return round(value, 3)
+        return round(value, 4)
     if isinstance(value, list):
         return [rounded(x) for x in value]
     return {k: rounded(v) for k, v in value.items()} if isinstance(value, dict) else value

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import sys
 import threading
 from functools import partial
@@ -22,17 +21,7 @@ from course_lib.widgets.base import BOOK_BUILD_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "_build" / "html"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# The browser must not call home: a foreign request would then be the browser's own.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+sys.path.insert(0, str(ROOT / "book"))  # print_pdf.py finds and starts the same browser
 
 
 def missing(reason: str) -> None:
@@ -174,8 +163,10 @@ def browser():
         from playwright.sync_api import sync_playwright
     except ImportError:
         missing("playwright is not installed: pip install -r requirements.txt")
-    path = os.environ.get("COURSE_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), "")
-    if not path:
+    from print_pdf import FLAGS, find_browser
+
+    path = find_browser()
+    if path is None:
         missing("no Chromium found: install it (apt-get install chromium) or set COURSE_CHROMIUM")
     with sync_playwright() as playwright:
         instance = playwright.chromium.launch(executable_path=path, args=FLAGS)
