@@ -17,7 +17,7 @@ from course_lib.positions import rotate
 
 
 def softmax(x: Tensor, dim: int = -1) -> Tensor:
-    """Exponentials that sum to one along `dim`; safe for large inputs.
+    """Exponentials that sum to one along `dim`, in the shape of `x`; safe for large inputs.
 
     Subtracting the largest value changes nothing in exact arithmetic and keeps `exp` finite.
     """

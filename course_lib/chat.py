@@ -46,7 +46,12 @@ class Rendered:
 
 
 def check_turns(turns: Sequence[Turn]) -> None:
-    """Raise `CourseError` unless roles are known and user and assistant take turns."""
+    """See that roles are known and that user and assistant take turns.
+
+    Raises:
+        CourseError: no turn, an unknown role, a system turn that is not the first, two turns of
+            one role in a row, or an assistant that speaks first.
+    """
     if not turns:
         raise CourseError("the conversation is empty: it needs at least one user turn")
     previous = None
@@ -135,6 +140,10 @@ def render(
     turns: Sequence[Turn], tokenizer: BPETokenizer, template: str = "chatml", reply: bool = False
 ) -> Rendered:
     """The conversation as token ids and the mask of what is learned.
+
+    Raises:
+        CourseError: as in `check_turns`, an unknown template, or control tokens that the tokenizer
+            does not have.
 
     >>> render([("user", "Hi"), ("assistant", "Hello")], tokenizer)  # doctest: +SKIP
     Rendered(ids=[...], mask=[False, ..., True, True, False])

@@ -103,6 +103,9 @@ def _original(content: bytes, source: str | os.PathLike) -> bytes:
 class CharTokenizer:
     """One id a character: the smallest tokenizer, for small models on one text.
 
+    Raises:
+        CourseError: the text is empty.
+
     >>> CharTokenizer("hello").encode("hole")
     [1, 3, 2, 0]
     """
@@ -155,7 +158,11 @@ def split(stream: Tensor, validation_share: float = 0.1) -> tuple[Tensor, Tensor
 
 
 def token_stream(documents: Iterable[str], tokenizer: BPETokenizer) -> Tensor:
-    """All documents as one tensor of ids `(N,)`, each after an end-of-text token."""
+    """All documents as one tensor of ids `(N,)`, each after an end-of-text token.
+
+    Raises:
+        CourseError: there is no document.
+    """
     border = tokenizer.special_ids[END_OF_TEXT]
     ids: list[int] = []
     for document in documents:

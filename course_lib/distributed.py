@@ -40,7 +40,13 @@ from course_lib.train import TrainSettings, save_state
 def windows_share(
     model: GPT, stream: Tensor, batch_size: int, seed: int, step: int, share: Share
 ) -> Tensor:
-    """A share's part of the pre-training loss of `batch_size` random windows."""
+    """A share's part of the pre-training loss of `batch_size` random windows of `stream`, `(N,)`.
+
+    The parts of all shares add up to the loss of the whole batch, in nats a token.
+
+    Raises:
+        CourseError: there are more shares than windows, or the stream is shorter than a window.
+    """
     idx, targets = windows(stream, batch_size, model.config.context_length, seed, step)
     mine = share.take(idx)
     return sft.sft_loss(model, mine, share.take(targets)) * (len(mine) / len(idx))
@@ -51,20 +57,19 @@ def chat_share(
 ) -> Tensor:
     """A share's part of the SFT loss of `sft.chat_batch`: some of its conversations, packed anew.
 
-    Replies differ in length, so that a share weighs by its supervised tokens.
+    Replies differ in length, so that a share weighs by its supervised tokens. The parts of all
+    shares add up to the loss of the whole batch, in nats a token.
+
+    Raises:
+        CourseError: there are more shares than conversations in a batch.
     """
     generator = step_generator(seed, step)
     draw = torch.randint(len(examples.inputs), (batch_size,), generator=generator).tolist()
     mine = share.take(draw)
-    own = ChatExamples([examples.inputs[i] for i in mine], [examples.targets[i] for i in mine], 0)
-    rows = sft.pack([len(ids) for ids in own.inputs], model.config.context_length)
-    asked = sum(_supervised(examples.targets[i]) for i in draw)
-    part = sum(_supervised(targets) for targets in own.targets) / asked
-    return sft.sft_loss(model, *sft.packed_batch(own, rows)) * part
-
-
-def _supervised(targets: list[int]) -> int:
-    return sum(t != IGNORE_INDEX for t in targets)
+    rows = sft.pack([len(examples.inputs[i]) for i in mine], model.config.context_length)
+    batch = sft.packed_batch(examples, [[mine[place] for place in row] for row in rows])
+    asked = sum(t != IGNORE_INDEX for i in draw for t in examples.targets[i])
+    return sft.sft_loss(model, *batch) * ((batch[1] != IGNORE_INDEX).sum().item() / asked)
 
 
 def reward_share(
@@ -75,7 +80,11 @@ def reward_share(
     step: int,
     share: Share,
 ) -> Tensor:
-    """A share's part of `reward.reward_loss`: the pairs of some of its prompts."""
+    """A share's part of `reward.reward_loss`, in nats a pair: the pairs of some of its prompts.
+
+    Raises:
+        CourseError: there are more shares than prompts in a batch.
+    """
     draw = torch.randperm(len(prompts), generator=step_generator(seed, step))[:batch_size].tolist()
     mine = [prompts[i] for i in share.take(draw)]
     part = sum(map(len, mine)) / sum(len(prompts[i]) for i in draw)
@@ -173,6 +182,10 @@ def train_all(
 
     Returns:
         The run in process 0, None in the others.
+
+    Raises:
+        CourseError: not started by `torchrun`, more parts than rows in a batch, a folder that
+            cannot be written, a process that died, or a loss that is not finite.
     """
     with together(device, kind) as world:
         _check_batches(preset, world.size * accumulate)

@@ -73,7 +73,12 @@ def reply_logprobs(model: GPT, contexts: list[list[int]], responses: list[list[i
 def preference_loss(
     policy: GPT, reference: GPT, pairs: Sequence[Pair], settings: DPOSettings, seed: int, step: int
 ) -> Tensor:
-    """DPO's loss on a random batch of pairs."""
+    """DPO's loss on a random batch of pairs: a number, in nats a pair.
+
+    Args:
+        reference: gives log-probabilities, and learns nothing.
+        seed, step: choose the pairs.
+    """
     draw = torch.randint(len(pairs), (settings.batch_size,), generator=step_generator(seed, step))
     drawn = [pairs[i] for i in draw.tolist()]
     chosen, rejected = pair_scores(partial(reply_logprobs, policy), drawn)
@@ -83,7 +88,11 @@ def preference_loss(
 
 
 def implicit_scorer(policy: GPT, reference: GPT, beta: float) -> Callable:
-    """A policy as a reward model: for `pair_margins`, `score_replies` and `calibration`."""
+    """A policy as a reward model, for `pair_margins` and `score_replies`.
+
+    Returns:
+        A function of contexts and responses that gives implicit rewards, `(B,)`.
+    """
 
     def score(contexts: list[list[int]], responses: list[list[int]]) -> Tensor:
         logprobs = reply_logprobs(policy, contexts, responses)
@@ -105,6 +114,9 @@ def train_dpo(
 
     Metrics and checkpoints go to `directory`, from which a killed training goes on. The accuracy
     on the held-out pairs is that of the implicit rewards.
+
+    Raises:
+        CourseError: the loss or the gradient is not finite.
     """
 
     def loss_at(policy: GPT, step: int) -> Tensor:

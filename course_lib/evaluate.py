@@ -61,7 +61,14 @@ class Reply:
 
 @torch.no_grad()
 def text_loss(model: GPT, stream: Tensor, n_windows: int = 64) -> float:
-    """Mean loss in nats a token on fixed windows of a held-out stream."""
+    """Mean loss in nats a token on fixed windows of a held-out stream.
+
+    Args:
+        stream: token ids `(N,)`.
+
+    Raises:
+        CourseError: the stream is shorter than one window.
+    """
     device = model.embedding.weight.device
     length = model.config.context_length
     idx, targets = windows(stream, n_windows, length, seed=0, step=0)
@@ -113,7 +120,11 @@ def replies(
     as_document: bool = False,
     batch_size: int = 128,
 ) -> list[Reply]:
-    """One reply to every prompt; `as_document` asks a base model, without any template."""
+    """One reply to every prompt; `as_document` asks a base model, without any template.
+
+    Raises:
+        CourseError: a prompt leaves no room in the context.
+    """
     encode = document_ids if as_document else chat_ids
     stop = {tokenizer.special_ids[END_OF_TEXT], tokenizer.special_ids[IM_END]}
     generator = torch.Generator().manual_seed(seed)

@@ -38,7 +38,7 @@ class LoRASettings:
     Attributes:
         train: the loop; `muon=False`, since Muon turns whole matrices, not halves of a product.
         batch_size: conversations or pairs in a micro-batch; `train.accumulate` of them make a step.
-        rank, alpha: see `lora.LoRALinear`.
+        rank: of the adapters, see `lora.LoRALinear`.
         whole: parts of the GPT that learn besides the adapters, such as `("embedding",)` where the
             template's tokens are new to the model.
         evaluate_every: steps between measurements on held-out data (DPO has its own, 50).
@@ -47,7 +47,6 @@ class LoRASettings:
     train: TrainSettings
     batch_size: int = 8
     rank: int = 8
-    alpha: float = 16.0
     whole: tuple[str, ...] = ()
     evaluate_every: int = 50
 
@@ -55,8 +54,8 @@ class LoRASettings:
 # -- public data --------------------------------------------------------------------------------
 
 
-def read_talks(rows: Iterable[dict], column: str = "messages") -> tuple[list[list[Turn]], int]:
-    """Conversations from rows whose column holds `{"role", "content"}` messages.
+def read_talks(rows: Iterable[dict]) -> tuple[list[list[Turn]], int]:
+    """Conversations from rows whose column `messages` holds `{"role", "content"}` messages.
 
     Returns:
         The conversations, and how many rows were dropped because their turns are out of order.
@@ -66,7 +65,7 @@ def read_talks(rows: Iterable[dict], column: str = "messages") -> tuple[list[lis
     """
     talks, dropped = [], 0
     for number, row in enumerate(rows):
-        talk = _turns(row, column, number, "user")
+        talk = _turns(row, "messages", number, "user")
         if _in_order(talk):
             talks.append(talk)
         else:
@@ -97,9 +96,11 @@ def read_pairs(
         before = chosen[:-1] or _turns(row, "prompt", number, "user")
         comparable = rejected[:-1] in (chosen[:-1], before)
         pair = None
-        if comparable and all(_replies_to(before, turns[-1]) for turns in (chosen, rejected)):
+        roles = {turns[-1][0] for turns in (chosen, rejected)}
+        if comparable and roles == {"assistant"} and _in_order([*before, chosen[-1]]):
             pair = _pair(before, chosen[-1][1], rejected[-1][1], tokenizer, len(pairs))
-        if pair is None or _length(pair) > context_length:
+        longest = max(pair.chosen, pair.rejected, key=len) if pair else []
+        if pair is None or len(pair.context + longest) > context_length:
             dropped += 1
         else:
             pairs.append(pair)
@@ -111,17 +112,13 @@ def read_pairs(
     return pairs, dropped
 
 
-def _entry(row: dict, column: str, source: str):
-    if column not in row:
-        raise CourseError(
-            f"{source} has no column {column!r}; its columns are {', '.join(sorted(row))}"
-        )
-    return row[column]
-
-
 def _turns(row: dict, column: str, number: int, role: str) -> list[Turn]:
     """The messages of a column; a plain text is one turn of this role."""
-    value = _entry(row, column, f"row {number}")
+    if column not in row:
+        raise CourseError(
+            f"row {number} has no column {column!r}; its columns are {', '.join(sorted(row))}"
+        )
+    value = row[column]
     if isinstance(value, str):
         return [(role, value)]
     try:
@@ -134,10 +131,6 @@ def _turns(row: dict, column: str, number: int, role: str) -> list[Turn]:
             f"'role' and 'content'"
         )
     return turns
-
-
-def _replies_to(before: list[Turn], last: Turn) -> bool:
-    return last[0] == "assistant" and _in_order([*before, last])
 
 
 def _in_order(talk: list[Turn]) -> bool:
@@ -157,10 +150,6 @@ def _pair(before: list[Turn], chosen: str, rejected: str, tokenizer, group: int)
     if replies[0] == replies[1]:
         return None
     return Pair(render(before, tokenizer, reply=True).ids, *replies, True, "public", group=group)
-
-
-def _length(pair: Pair) -> int:
-    return len(pair.context) + max(len(pair.chosen), len(pair.rejected))
 
 
 # -- one set of frozen weights --------------------------------------------------------------------
@@ -187,7 +176,7 @@ def _adapt(model: nn.Module, settings: LoRASettings) -> None:
     """Freeze the model, but for new adapters and the parts that learn whole."""
     if settings.train.muon:
         raise CourseError("adapters are trained by AdamW alone: pass TrainSettings(muon=False)")
-    lora.add_lora(model, ADAPTED, settings.rank, settings.alpha)
+    lora.add_lora(model, ADAPTED, settings.rank)
     for name in settings.whole:
         model.get_submodule(name).requires_grad_(True)
 
@@ -206,6 +195,9 @@ def train_sft(
     """Supervised fine-tuning in place: the model gets adapters, and only they learn.
 
     A killed stage goes on from `directory` when it is called again with a fresh model.
+
+    Raises:
+        CourseError: Muon is on, the model has adapters already, or the loss is not finite.
     """
     _adapt(model, settings)
     length = model.config.context_length
@@ -243,7 +235,11 @@ def train_reward(
     directory: Path,
     seed: int = 0,
 ) -> RewardModel:
-    """A reward model on the frozen weights of `model`: its own adapters, and a head."""
+    """A reward model on the frozen weights of `model`: its own adapters, and a head.
+
+    Raises:
+        CourseError: as in `train_sft`.
+    """
     scorer = RewardModel(twin(model.requires_grad_(False)))
     scorer.to(model.embedding.weight.device)
     _adapt(scorer, settings)
@@ -270,7 +266,14 @@ def train_dpo(
     seed: int = 0,
     beta: float = 0.1,
 ) -> GPT:
-    """DPO in place; returns the reference: the model as it came, on the same frozen weights."""
+    """DPO in place; returns the reference: the model as it came, on the same frozen weights.
+
+    Args:
+        beta: see `dpo.DPOSettings`.
+
+    Raises:
+        CourseError: as in `train_sft`.
+    """
     reference = twin(model.requires_grad_(False))
     _adapt(model, settings)
     how = dpo.DPOSettings(settings.train, beta, settings.batch_size)
@@ -279,15 +282,18 @@ def train_dpo(
 
 
 def ppo_players(
-    model: GPT, scorer: RewardModel, settings: ppo.PPOSettings, rank: int = 8, alpha: float = 16.0
+    model: GPT, scorer: RewardModel, settings: ppo.PPOSettings, rank: int = 8
 ) -> ppo.Players:
     """The four models of RLHF for `ppo.ppo_iteration`, on one set of frozen weights.
 
     The policy is `model` with new adapters, the reference its twin without; the value model starts
     as a copy of the scorer's adapters and head, and the scorer is frozen.
+
+    Raises:
+        CourseError: the model has adapters already.
     """
     reference = twin(model.requires_grad_(False))
-    lora.add_lora(model, ADAPTED, rank, alpha)
+    lora.add_lora(model, ADAPTED, rank)
     value = twin(scorer)
     scorer.requires_grad_(False)
     optimizers = ppo.make_optimizers(model, value, settings)

@@ -207,6 +207,9 @@ class TextWriter:
 
     Attributes:
         stopped: True once a stop string has appeared.
+
+    Raises:
+        CourseError: stop strings without a tokenizer, or an empty one.
     """
 
     def __init__(self, tokenizer: BPETokenizer | None, stop_strings: Collection[str] = ()):
@@ -219,7 +222,11 @@ class TextWriter:
         self.held, self.stopped = "", False
 
     def write(self, token: int) -> str:
-        """Take one token; give the text that can be shown now."""
+        """Take one token; give the text that can be shown now.
+
+        Raises:
+            CourseError: an id outside the vocabulary.
+        """
         return self._show(self.decoder.decode(self.tokenizer.decode_bytes([token])))
 
     def close(self) -> str:
@@ -256,7 +263,8 @@ def stream(
     """Continue one prompt and yield its text as it comes.
 
     Each piece holds whole characters, and nothing of a stop string or stop token. Joined, they are
-    the text of `generate` with the same arguments.
+    the text of `generate` with the same arguments. Errors are those of `generate`, raised when the
+    first piece is asked for.
     """
     decoder, writer = Decoder(model, [prompt], slide), TextWriter(tokenizer, stop_strings)
     for _ in range(max_new_tokens):

@@ -176,7 +176,7 @@ class GPT(nn.Module):
     ) -> Tensor:
         """Logits of the next token at every position: `(B, T, vocab_size)`.
 
-        Arguments as in `hidden`.
+        Arguments and errors as in `hidden`.
         """
         return self.logits(self.hidden(idx, positions, mask, caches))
 
@@ -186,6 +186,7 @@ class GPT(nn.Module):
         """Run as `forward` does, with plain attention, and keep every layer's state and weights.
 
         Nothing is detached, so gradients with respect to any kept tensor can be asked for.
+        Arguments and errors as in `hidden`; the shapes of what is kept are those of `Trace`.
         """
         trace = Trace()
         trace.logits = self.logits(self.hidden(idx, positions, mask, trace=trace))
@@ -232,7 +233,9 @@ class GPT(nn.Module):
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """States to scores over the vocabulary, by the embedding matrix unless untied."""
+        """States `(..., d_model)` to scores `(..., vocab_size)`, by the embedding matrix unless
+        untied.
+        """
         matrix = self.embedding if self.config.tie_embeddings else self.lm_head
         return hidden @ matrix.weight.T
 

@@ -38,6 +38,9 @@ class GRPOSettings:
     Attributes:
         group_size: replies to each prompt, at least two.
         minibatch_size: replies in one step of the policy.
+
+    Raises:
+        CourseError: groups of less than two.
     """
 
     group_size: int = 8
@@ -86,7 +89,8 @@ def grpo_iteration(
     rate_share: float,
     ptx_loss: Callable[[GPT], Tensor] | None = None,
 ) -> dict[str, float]:
-    """One round of GRPO; returns its metrics. Arguments as in `ppo_iteration`.
+    """One round of GRPO; returns its metrics. Arguments and errors as in
+    `ppo_iteration`.
 
     Args:
         players: without a value model, and with one optimiser:

@@ -16,7 +16,10 @@ ACTIVATIONS = ("swiglu", "gelu", "gelu_tanh", "relu")
 
 
 class LayerNorm(nn.Module):
-    """Mean 0 and variance 1 over the last dimension, then a learned gain (and bias)."""
+    """Mean 0 and variance 1 over the last dimension, then a learned gain (and bias).
+
+    Takes and gives `(..., width)`.
+    """
 
     def __init__(self, width: int, bias: bool = False, eps: float = 1e-5):
         super().__init__()
@@ -29,7 +32,10 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root mean square 1 over the last dimension, then a learned gain: no mean, no bias."""
+    """Root mean square 1 over the last dimension, then a learned gain: no mean, no bias.
+
+    Takes and gives `(..., width)`.
+    """
 
     def __init__(self, width: int, eps: float = 1e-5):
         super().__init__()
@@ -41,7 +47,7 @@ class RMSNorm(nn.Module):
 
 
 class MLP(nn.Module):
-    """The feed-forward layer: widen to `d_ff`, bend, narrow again. Same width in and out.
+    """The feed-forward layer: widen to `d_ff`, bend, narrow again: `(..., d_model)` in and out.
 
     `swiglu` makes two wide maps and multiplies one by the SiLU of the other. `gelu` is exact,
     `gelu_tanh` the approximation that GPT-2 was trained with (Hendrycks and Gimpel 2016).
@@ -68,6 +74,8 @@ class Block(nn.Module):
 
     `pre` norm: each part reads a normalised copy, and the stream itself is never changed.
     `post` norm, the original order: the stream is normalised after each addition.
+
+    Takes and gives `(B, T, d_model)`; the other arguments are those of `MultiHeadAttention`.
     """
 
     def __init__(self, config):

@@ -9,16 +9,12 @@ Source: Hu et al. 2022, section 4.1.
 
 import math
 from collections.abc import Collection
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib.errors import CourseError
-from course_lib.files import load_tensors, load_weights, save_tensors
-
-MARK = ".lora_"  # in the names of the adapters' parameters, and of no others
 
 
 class LoRALinear(nn.Linear):
@@ -27,6 +23,8 @@ class LoRALinear(nn.Linear):
     Attributes:
         lora_a: `(rank, in_features)`, random; lora_b: `(out_features, rank)`, zero at first.
         scale: `alpha / rank`, so that another rank needs no other learning rate.
+
+    Shapes as those of `nn.Linear`: `(..., in_features)` to `(..., out_features)`.
     """
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float):
@@ -57,7 +55,7 @@ def add_lora(model: nn.Module, names: Collection[str], rank: int = 8, alpha: flo
     if rank < 1:
         raise CourseError(f"the rank is {rank}: an adapter needs at least rank 1")
     if lora_layers(model):
-        raise CourseError("the model has adapters already: remove or load them instead")
+        raise CourseError("the model has adapters already: remove them first")
     found = [
         (name, module)
         for name, module in model.named_modules()
@@ -106,34 +104,3 @@ def remove_lora(model: nn.Module) -> None:
         plain.weight, plain.bias = layer.weight, layer.bias
         _replace(model, name, plain)
     model.requires_grad_(True)
-
-
-def save_lora(model: nn.Module, path: str | Path) -> None:
-    """Write the adapters alone, with what `load_lora` needs to put them back.
-
-    Raises:
-        CourseError: the model has no adapters.
-    """
-    layers = lora_layers(model)
-    if not layers:
-        raise CourseError("the model has no adapters to save: add them with add_lora first")
-    first = next(iter(layers.values()))
-    rank = first.lora_a.size(0)
-    names = sorted({name.rpartition(".")[2] for name in layers})
-    note = {"names": names, "rank": rank, "alpha": first.scale * rank}
-    adapters = {name: t for name, t in model.state_dict().items() if MARK in name}
-    save_tensors(path, adapters, note)
-
-
-def load_lora(model: nn.Module, path: str | Path) -> None:
-    """Add the adapters of a file to a plain model.
-
-    Raises:
-        CourseError: damaged file, or adapters of another model.
-    """
-    tensors, note = load_tensors(path)
-    if "rank" not in note:
-        raise CourseError(f"{path} holds no adapters: it was not written by save_lora")
-    add_lora(model, note["names"], note["rank"], note["alpha"])
-    frozen = {name: t for name, t in model.state_dict().items() if MARK not in name}
-    load_weights(model, frozen | tensors, str(path))

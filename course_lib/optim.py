@@ -60,7 +60,7 @@ def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
 
     With `matrix = U diag(s) V^T` the result is about `U V^T`, the nearest orthogonal matrix. Each
     step maps `s` to `3.4445 s - 4.7750 s^3 + 2.0315 s^5`: steep at zero, so that five steps lift
-    all but the tiniest values into about 0.7 to 1.2. Muon asks for no more. Same shape out as in.
+    all but the tiniest values into about 0.7 to 1.2. Muon asks for no more. `(m, n)` in and out.
     """
     if matrix.size(0) > matrix.size(1):
         return newton_schulz(matrix.T, steps).T  # the smaller Gram matrix
@@ -80,7 +80,7 @@ def muon_step(
     beta: float = 0.95,
     weight_decay: float = 0.1,
 ) -> None:
-    """Move one matrix in place, equally far in every direction; `momentum` is updated too.
+    """Move one matrix `(m, n)` in place, equally far in every direction; `momentum` is updated too.
 
     The momentum of a matrix is dominated by a few directions. Muon keeps the directions and drops
     their sizes (PyTorch runs `newton_schulz` in bfloat16, which is a few percent off and enough).
@@ -98,7 +98,13 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Shrink all gradients, in place, to a joint norm of at most `max_norm`.
 
     One factor for all keeps the direction of the step. Parameters without a gradient are passed
-    over. Returns the norm before clipping.
+    over.
+
+    Returns:
+        The norm before clipping, a number. Where it is not finite the gradients are lost: look at
+        it before the optimiser steps.
+
+    Source: Pascanu et al. 2013, section 3.2.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()

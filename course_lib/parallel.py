@@ -11,7 +11,6 @@ weights, `torch.distributed.checkpoint` writes the shards.
 Sources: Li et al. 2020 (DDP); Rajbhandari et al. 2020 (sharding).
 """
 
-import math
 import os
 import shutil
 import signal
@@ -42,7 +41,7 @@ from course_lib.errors import CourseError
 from course_lib.files import MetricLog, load_weights
 from course_lib.layers import Block
 from course_lib.optim import rate_share
-from course_lib.train import TrainSettings, make_optimizers, precision
+from course_lib.train import TrainSettings, _one_step, make_optimizers
 
 
 @dataclass(frozen=True)
@@ -200,6 +199,13 @@ def agree(value: int, world: World) -> int:
     return said.item()
 
 
+def mean(value: float, world: World) -> float:
+    """The mean of what the processes say, in every process."""
+    total = torch.tensor(value, device=world.device)
+    dist.all_reduce(total)
+    return total.item() / world.size
+
+
 # -- the loop -------------------------------------------------------------------------------------
 
 
@@ -236,13 +242,15 @@ def train_together(
     start = resume_shards(model, optimizers, directory / "shards", world)
     log = MetricLog(directory / "metrics.jsonl", start) if first else None
     objective.train()
+    part = _own_part(world, settings.accumulate)
     steps = range(start, settings.steps)
     bar = tqdm(steps, title, initial=start, total=settings.steps, disable=not first)
     for step in bar:
         began = time.perf_counter()
         torch.manual_seed(step * world.size + world.rank)  # a resumed run draws the same dropout
         share = rate_share(step, settings.steps, settings.warmup, settings.final_share)
-        loss, norm = _one_step(objective, optimizers, settings, step, share, world)
+        own, norm = _one_step(objective, part, optimizers, settings, step, share, world.device)
+        loss = mean(own, world)
         seconds = time.perf_counter() - began
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         row = {"step": step, "loss": loss, "rate": share * settings.learning_rate}
@@ -259,36 +267,28 @@ def train_together(
     return whole
 
 
-def _one_step(objective, optimizers, settings, step, share, world) -> tuple[float, float]:
-    """Own rows forward and backward, sum over the processes, clip, move."""
-    total = torch.zeros((), device=world.device)
-    parts = settings.accumulate
-    for part in range(parts):
+def _own_part(world: World, parts: int) -> Callable[[nn.Module, int], Tensor]:
+    """The loss of one of the `parts` that a step accumulates, for `train._one_step`: own rows.
+
+    It is scaled, since gradients are averaged over the processes and over the parts: we want sums.
+    """
+
+    def loss_at(objective: nn.Module, number: int) -> Tensor:
+        step, part = divmod(number, parts)
         rows = Share(world.rank + part * world.size, parts * world.size)
         talk = world.kind == "fsdp" or part + 1 == parts  # copies need to talk once a step
         with nullcontext() if talk else objective.no_sync():
-            with precision(world.device):
-                loss = objective(step, rows)
-            (world.size * loss).backward()  # both kinds average over the processes: we want the sum
-        total += loss.detach()
-    dist.all_reduce(total)
-    norm = nn.utils.clip_grad_norm_(objective.parameters(), settings.clip)
-    norm = (norm.full_tensor() if world.kind == "fsdp" else norm).item()
-    if not math.isfinite(total.item() + norm):
-        raise CourseError(
-            f"loss {total.item()} with gradient norm {norm} at step {step}: training stopped, the "
-            f"last checkpoint is kept. Try a smaller learning rate than {settings.learning_rate}"
-        )
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = share * group["peak"]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return total.item(), norm
+            return parts * world.size * objective(step, rows)
+
+    return loss_at
 
 
 def gather(model: nn.Module, whole: nn.Module | None) -> None:
-    """Copy the weights of all processes into `whole`, which only process 0 has."""
+    """Copy the weights of all processes into `whole`, which only process 0 has.
+
+    Raises:
+        CourseError: `whole` is another model.
+    """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(model, options=options)
     if whole is not None:
@@ -302,6 +302,9 @@ def save_shards(model: nn.Module, optimizers: list, folder: Path, step: int, wor
     """Write weights and optimiser states, every process its part, into `folder/<step>`.
 
     The checkpoint gets that name when all parts are there, and only then the older ones go.
+
+    Raises:
+        CourseError: a part cannot be written.
     """
     done, growing = folder / str(step), folder / f"{step}.tmp"
     if world.rank == 0:

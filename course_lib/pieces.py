@@ -65,6 +65,9 @@ def stream_pieces(
 
     A piece is final when the piece after the next has begun: no pattern looks further. With
     special tokens it must have begun so early that no special token can still grow over it.
+
+    Raises:
+        CourseError: as in `pieces_of`.
     """
     margin = max(map(len, special), default=1) - 1
     held, wait = "", 0

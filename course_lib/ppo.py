@@ -56,12 +56,19 @@ class PPOSettings:
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the positions where `mask` is True."""
+    """Mean of `x` over the positions where `mask` is True: both `(B, R)`, a number.
+
+    The mask must hold at least one position; without any, the mean is NaN.
+    """
     return (x * mask).sum() / mask.sum()
 
 
 def masked_whiten(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and variance 1 over the masked positions; zero elsewhere."""
+    """Mean 0 and variance 1 over the positions where `mask` is True; zero elsewhere.
+
+    `x`, `mask` and the result are `(B, R)`; the mean is that of the whole batch, not of each row
+    (Huang et al. 2024).
+    """
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean) ** 2, mask)
     return (x - mean) * (variance + 1e-8).rsqrt() * mask
@@ -72,6 +79,12 @@ def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor) -> dict[str, Tensor]:
 
     k1 is unbiased and noisy, k2 biased and calm, k3 unbiased, calm and never negative
     (Schulman 2020).
+
+    Args:
+        logprobs, ref_logprobs: of the sampled tokens, any shape, in nats.
+
+    Returns:
+        Three tensors of that shape, in nats a token.
     """
     d = logprobs - ref_logprobs
     return {"k1": d, "k2": d**2 / 2, "k3": torch.expm1(-d) + d}
@@ -104,7 +117,13 @@ def penalise_missing_end(scores: Tensor, ended: list[bool], penalty: float) -> T
 def token_rewards(
     scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float
 ) -> Tensor:
-    """Reward of every token, `(B, R)`: the KL price everywhere, the score at the last token."""
+    """Reward of every token, `(B, R)`: the KL price everywhere, the score at the last token.
+
+    Args:
+        scores: `(B,)`, in units of reward.
+        logprobs, ref_logprobs, mask: `(B, R)`, in nats; responses are padded on the right.
+        kl_coef: units of reward a nat.
+    """
     rewards = -kl_coef * kl_estimates(logprobs, ref_logprobs)["k1"] * mask
     last = mask.sum(-1, keepdim=True) - 1  # (B, 1)
     return rewards.scatter_add(1, last, scores[:, None])
@@ -141,7 +160,16 @@ def policy_loss(
     """Clipped surrogate loss, and the share of tokens at which the clip is active.
 
     The worse of the two objectives counts, so that nothing is gained by moving the ratio further
-    than `clip_range` from 1 in the direction the advantage pays for.
+    than `clip_range` from 1 in the direction the advantage pays for (Schulman et al. 2017,
+    equation 7, with the sign of a loss).
+
+    Args:
+        new_logprobs, logprobs: of the sampled tokens, `(B, R)`, in nats: under the policy as it is,
+            and as it was when it sampled. Gradients go through the first alone.
+        advantages, mask: `(B, R)`.
+
+    Returns:
+        Two numbers.
     """
     ratio = (new_logprobs - logprobs).exp()
     plain = -advantages * ratio
@@ -153,14 +181,25 @@ def policy_loss(
 def value_loss(
     new_values: Tensor, values: Tensor, returns: Tensor, mask: Tensor, clip_range_value: float
 ) -> Tensor:
-    """Half the squared error, with the step away from the old values clipped."""
+    """Half the squared error, with the step away from the old values clipped: a number.
+
+    The worse of the clipped and the plain error counts (Huang et al. 2024).
+
+    Args:
+        new_values, values: estimates now, and those of the rollout, `(B, R)`, in units of reward.
+        returns, mask: `(B, R)`.
+    """
     clipped = values + (new_values - values).clamp(-clip_range_value, clip_range_value)
     worse = torch.maximum((new_values - returns) ** 2, (clipped - returns) ** 2)
     return 0.5 * masked_mean(worse, mask)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """1 for a perfect value model, 0 for a constant, negative for worse than that."""
+    """1 for a perfect value model, 0 for a constant, negative for worse than that.
+
+    Args:
+        values, returns, mask: `(B, R)`; only positions where the mask is True count.
+    """
     mean = masked_mean(returns, mask)
     spread = masked_mean((returns - mean) ** 2, mask)
     return (1 - masked_mean((returns - values) ** 2, mask) / (spread + 1e-8)).item()
@@ -230,7 +269,11 @@ def roll_out(
     settings: PPOSettings,
     generator: torch.Generator,
 ) -> Rollout:
-    """Sample replies, and score them with every model, without gradients."""
+    """Sample replies, and score them with every model, without gradients.
+
+    Raises:
+        CourseError: a context is empty or leaves no room for a reply.
+    """
     sampling = Sampling(settings.temperature)
     done: list[Completion] = generate(
         players.policy, contexts, settings.max_new_tokens, stop_ids, sampling, generator
@@ -269,6 +312,9 @@ def ppo_iteration(
         contexts: rendered prompts.
         rate_share: share of the peak learning rates (linear decay over the iterations).
         ptx_loss: the pre-training loss of the policy on a fresh batch.
+
+    Raises:
+        CourseError: a context leaves no room for a reply, or the gradient is not finite.
     """
     # 1. sample replies; 2. score them
     roll = roll_out(players, contexts, stop_ids, settings, generator)
@@ -313,6 +359,14 @@ def update_policy(
     ptx_loss: Callable[[GPT], Tensor] | None,
 ) -> dict[str, float]:
     """One step of the policy on the replies `part`; returns its metrics.
+
+    Args:
+        advantages: whitened, `(B, R)`.
+        part: which of the B replies.
+        ptx_loss: as in `ppo_iteration`.
+
+    Returns:
+        Surrogate loss, share of clipped tokens, mean ratio, and the KL of the step in nats a token.
 
     Raises:
         CourseError: the gradient is not finite.

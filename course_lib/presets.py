@@ -3,7 +3,7 @@
 Everything a run can be told is in a `Preset`; the code in `recipes.py` is the same for all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from course_lib.errors import CourseError
 from course_lib.ppo import PPOSettings
@@ -56,10 +56,10 @@ LAPTOP = Preset(
 )
 # Five times the parameters and six times the tokens of `laptop`, at learning rates that shrink with
 # the width (Yang et al. 2022); not tuned. On a T4 it runs in fp32, from Ampere on in bf16.
-GPU = Preset(
+GPU = replace(
+    LAPTOP,
     name="gpu",
     n_documents=400_000,
-    vocab_size=3072,
     model={"context_length": 128, "d_model": 320, "n_layers": 6, "n_heads": 10},
     base=TrainSettings(steps=2000, learning_rate=2.5e-3, warmup=100, checkpoint_every=250),
     base_batch=64,
@@ -67,14 +67,8 @@ GPU = Preset(
     sft=TrainSettings(steps=1050, learning_rate=5e-4, final_share=0.0),
     sft_batch=64,
     replay_windows=16,
-    ptx_windows=8,
-    n_compared=3_600,
-    n_replies=4,
-    flip_share=0.1,
     reward=TrainSettings(steps=150, learning_rate=5e-4, muon=False),
-    reward_batch=24,
     ppo=PPOSettings(iterations=75, learning_rate=7.5e-5),
-    n_eval=200,
 )
 SMOKE = Preset(
     name="smoke",

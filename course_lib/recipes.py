@@ -61,6 +61,10 @@ def train_all(preset: Preset, out: str | Path, seed: int = 0, device: str = "aut
     """Run every stage that is not there yet, and return the run.
 
     A killed run goes on from its last checkpoint; stages whose key is unchanged are kept.
+
+    Raises:
+        CourseError: the folder cannot be written, the device is not there, or a loss that is not
+            finite stopped a stage.
     """
     run = Run(Path(out), pick_device(device))
     try:
@@ -335,7 +339,11 @@ _STAGE_FUNCTIONS: dict[str, Callable[[Run, Preset, int], dict]] = {
 
 
 def report(run: Run) -> dict:
-    """Every measured figure of a finished run, with its manifest."""
+    """Every measured figure of a finished run, with its manifest.
+
+    Raises:
+        CourseError: the run is not complete.
+    """
     made = read_json(run.path / "manifest.json")
     return {
         "seconds": made["seconds"],

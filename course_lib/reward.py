@@ -48,7 +48,11 @@ class RewardModel(nn.Module):
         return cls(copy.deepcopy(policy))
 
     def values(self, idx: Tensor) -> Tensor:
-        """A number at every position: `(B, T)`."""
+        """A number at every position of `idx`: `(B, T)` to `(B, T)`.
+
+        Raises:
+            CourseError: a row is longer than the context.
+        """
         return self.head(self.body.hidden(idx))[..., 0] * self.gain + self.shift
 
     def forward(self, contexts: list[list[int]], responses: list[list[int]]) -> Tensor:
@@ -56,6 +60,9 @@ class RewardModel(nn.Module):
 
         The place is known from the lengths. Looking for padding instead goes wrong as soon as the
         padding id is also a real token.
+
+        Raises:
+            CourseError: a context and its response are longer than the model's context.
         """
         rows = [c + r for c, r in zip(contexts, responses, strict=True)]
         last = torch.tensor([len(row) - 1 for row in rows])
@@ -95,6 +102,9 @@ def label_pairs(
     Args:
         samples: K lists of replies to the same prompts: up to K(K-1)/2 pairs a prompt
             (Ouyang et al. 2022, section 3.5).
+
+    Raises:
+        CourseError: no two replies differ.
     """
     rng = random.Random(f"labels-{seed}")
     pairs = []
@@ -119,6 +129,10 @@ def pairwise_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0
     """Mean negative log-probability that the chosen reply wins (Bradley-Terry), in nats.
 
     `logsigmoid` stays finite where `log(sigmoid(x))` is already minus infinity.
+
+    Args:
+        chosen, rejected: scores, `(B,)`.
+        margin: by how much the chosen one should win, `(B,)` or one number.
 
     >>> pairwise_loss(torch.tensor([1.0]), torch.tensor([1.0]))
     tensor(0.6931)
@@ -146,7 +160,15 @@ def by_prompt(pairs: Sequence[Pair]) -> list[list[Pair]]:
 def reward_loss(
     model: RewardModel, prompts: Sequence[Sequence[Pair]], batch_size: int, seed: int, step: int
 ) -> Tensor:
-    """Pairwise loss of all pairs of `batch_size` random prompts, plus a small centring term."""
+    """Pairwise loss of all pairs of `batch_size` random prompts, plus a small centring term.
+
+    The loss is a number, in nats a pair. The centring term is 0.01 times the mean square of the two
+    scores' sum, as in TRL (Eisenstein et al. 2023): comparisons fix differences of scores alone.
+
+    Args:
+        prompts: the pairs, prompt by prompt, see `by_prompt`.
+        seed, step: choose the prompts.
+    """
     draw = torch.randperm(len(prompts), generator=step_generator(seed, step))[:batch_size]
     pairs = [pair for i in draw.tolist() for pair in prompts[i]]
     chosen, rejected = pair_scores(model, pairs)
@@ -195,6 +217,9 @@ def best_of_n(scores: Tensor, values: Tensor, n: int) -> Tensor:
     Returns:
         `(B,)`.
 
+    Raises:
+        CourseError: n is not between 1 and N.
+
     Source: Nakano et al. 2021.
 
     >>> x = torch.tensor([[1.0, 2.0, 6.0]])
@@ -218,7 +243,7 @@ def best_of_n_kl(n: int) -> float:
 
 
 def normalise(model: RewardModel, scores: Tensor) -> None:
-    """Set gain and shift so that these scores (of reference samples) get mean 0 and std 1."""
+    """Set gain and shift so that these scores of reference samples, `(N,)`, get mean 0, std 1."""
     gain = 1 / scores.std().clamp(min=1e-6)
     model.shift.copy_((model.shift - scores.mean()) * gain)
     model.gain.mul_(gain)
@@ -226,6 +251,10 @@ def normalise(model: RewardModel, scores: Tensor) -> None:
 
 def calibration(margins: Tensor, n_bins: int = 8) -> list[dict]:
     """Does "80 % sure" win 80 % of the time? Bins of equal size over the model's confidence.
+
+    Args:
+        margins: score of the truly better reply minus that of the worse one, `(N,)`, see
+            `pair_margins`.
 
     Returns:
         Rows with mean confidence, share right and count, least confident first.

@@ -35,7 +35,11 @@ def runs_dir() -> Path:
 
 @dataclass
 class Run:
-    """A finished or growing run directory; everything in it is read through this class."""
+    """A finished or growing run directory; everything in it is read through this class.
+
+    Raises:
+        CourseError: from any method, if the stage is not there or a file of it is damaged.
+    """
 
     path: Path
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -112,7 +116,11 @@ def save_model(model: torch.nn.Module, config: GPTConfig, path: Path) -> None:
 
 
 def load_model(path: Path) -> GPT:
-    """A GPT from a file of `save_model`, in evaluation mode."""
+    """A GPT from a file of `save_model`, in evaluation mode.
+
+    Raises:
+        CourseError: no such file, one that is cut short, or one without a model's configuration.
+    """
     tensors, note = load_tensors(path)
     if "config" not in note:
         raise CourseError(f"{path} holds no model configuration: it is not a model of this course")

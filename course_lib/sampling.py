@@ -26,6 +26,9 @@ class Sampling:
         top_p: keep the most likely tokens that reach this mass together; 1 keeps all.
         min_p: keep tokens with at least this share of the greatest probability; 0 keeps all.
         repetition_penalty: above 1 makes tokens of the text so far less likely; 1 is none.
+
+    Raises:
+        CourseError: a value outside its range.
     """
 
     temperature: float = 1.0

@@ -123,7 +123,11 @@ def packed_batch(examples: ChatExamples, rows: Sequence[Sequence[int]]) -> tuple
 def chat_batch(
     examples: ChatExamples, batch_size: int, context_length: int, seed: int, step: int
 ) -> tuple:
-    """`batch_size` conversations drawn at random, packed: see `packed_batch`."""
+    """`batch_size` conversations drawn at random, packed: see `packed_batch`.
+
+    Raises:
+        CourseError: a conversation is longer than the context.
+    """
     draw = torch.randint(
         len(examples.inputs), (batch_size,), generator=step_generator(seed, step)
     ).tolist()
@@ -144,6 +148,9 @@ def sft_loss(
     """Cross-entropy over the supervised tokens, in nats a token; all `(B, T)`.
 
     Packed rows come with `positions` and `mask`, which `GPT.hidden` describes.
+
+    Raises:
+        CourseError: no token is supervised.
     """
     idx, targets, positions, mask = (
         x if x is None else x.to(model.embedding.weight.device)
@@ -154,6 +161,14 @@ def sft_loss(
 
 
 def replay_loss(model: GPT, stream: Tensor, n_windows: int, seed: int, step: int) -> Tensor:
-    """Pre-training loss on random windows of the corpus, in nats a token."""
+    """Pre-training loss on random windows of the corpus: a number, in nats a token.
+
+    Args:
+        stream: token ids `(N,)`.
+        seed, step: choose the windows.
+
+    Raises:
+        CourseError: the stream is shorter than one window.
+    """
     idx, targets = windows(stream, n_windows, model.config.context_length, seed, step)
     return sft_loss(model, idx, targets)

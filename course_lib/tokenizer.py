@@ -143,12 +143,19 @@ class BPETokenizer:
 
         The ids are those of the whole text, wherever it was cut. Memory is bounded by the chunks
         and the longest piece without a split.
+
+        Raises:
+            CourseError: as in `encode`.
         """
         allowed = self._allowed(allowed_special)
         return self._to_ids(stream_pieces(chunks, self._split, allowed), allowed)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids to text; bytes that are not valid UTF-8 become the replacement character."""
+        """Ids to text; bytes that are not valid UTF-8 become the replacement character.
+
+        Raises:
+            CourseError: an id outside the vocabulary.
+        """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:

@@ -222,7 +222,11 @@ def save_state(model: nn.Module, optimizers: list, path: Path, step: int) -> Non
 
 
 def resume(model: nn.Module, optimizers: list, path: Path) -> int:
-    """Restore what `save_state` wrote; returns the step to go on with."""
+    """Restore what `save_state` wrote; returns the step to go on with.
+
+    Raises:
+        CourseError: the file is damaged, or its weights are not those of this model.
+    """
     tensors, note = load_tensors(path)
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     load_weights(model, weights, str(path))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from course_lib import parallel
+from course_lib import parallel, train
 from course_lib.data import IGNORE_INDEX
 from course_lib.distributed import chat_share, reward_share, windows_share
 from course_lib.files import save_tensors
@@ -95,7 +95,7 @@ def dies(model, step, share):
 
 def main():
     folder, task = Path(sys.argv[1]), sys.argv[2]
-    parallel.precision = lambda device: contextlib.nullcontext()
+    train.precision = lambda device: contextlib.nullcontext()
     with parallel.together("cpu") as world:
         if task == "killed":
             trained("fsdp", folder / "killed", world, dies)

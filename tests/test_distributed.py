@@ -16,7 +16,7 @@ import pytest
 import torch
 from processes import PLANS, SETTINGS, lm_loss, make_model, make_reward_model, reward_loss
 
-from course_lib import parallel, reward, sft
+from course_lib import reward, sft
 from course_lib import train as training
 from course_lib.__main__ import main
 from course_lib.data import step_generator, windows
@@ -124,8 +124,7 @@ def launched(monkeypatch):
 
 @pytest.fixture
 def full_precision(monkeypatch):
-    for module in (parallel, training):
-        monkeypatch.setattr(module, "precision", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(training, "precision", lambda device: contextlib.nullcontext())
 
 
 def same(a, b):

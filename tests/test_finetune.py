@@ -66,7 +66,7 @@ def pairs(tiny_tokenizer):
 
 
 def weights(model):
-    return {name: p.clone() for name, p in model.state_dict().items() if lora.MARK not in name}
+    return {name: p.clone() for name, p in model.state_dict().items() if ".lora_" not in name}
 
 
 # -- rows -----------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_sft_trains_the_adapters_alone(model, examples, tmp_path):
     assert [row["step"] for row in rows if "heldout_loss" in row] == [4, 9, 14, 19, 24, 29]
     assert all(torch.equal(p, before[name]) for name, p in weights(model).items())
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {
-        n for n, _ in model.named_parameters() if lora.MARK in n
+        n for n, _ in model.named_parameters() if ".lora_" in n
     }
 
 
@@ -328,7 +328,7 @@ def test_the_reward_model_learns_beside_the_policy(model, pairs, tmp_path):
     assert shared == storages(model)
     learning = {n for n, p in scorer.named_parameters() if p.requires_grad}
     assert {"head.weight", "head.bias"} < learning
-    assert all(lora.MARK in n for n in learning - {"head.weight", "head.bias"})
+    assert all(".lora_" in n for n in learning - {"head.weight", "head.bias"})
 
 
 def test_dpo_moves_the_policy_and_not_the_reference(model, pairs, tmp_path):

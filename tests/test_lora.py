@@ -8,7 +8,6 @@ import torch
 
 from course_lib import lora
 from course_lib.errors import CourseError
-from course_lib.files import load_tensors, save_tensors
 from course_lib.sft import sft_loss
 
 NAMES = ("qkv", "out", "up", "down")
@@ -96,17 +95,6 @@ def test_a_merged_model_becomes_a_plain_one():
         assert torch.equal(model(IDX), oracles.loud_model(n_layers=2)(IDX))
 
 
-def test_adapters_travel_alone(tmp_path):
-    model = adapted()
-    lora.save_lora(model, tmp_path / "adapters.safetensors")
-    tensors, _ = load_tensors(tmp_path / "adapters.safetensors")
-    assert len(tensors) == 2 * 2 * 4 and all(".lora_" in name for name in tensors)
-    other = oracles.loud_model(n_layers=2)
-    lora.load_lora(other, tmp_path / "adapters.safetensors")
-    with torch.no_grad():
-        assert torch.equal(other(IDX), model(IDX))
-
-
 def test_adapters_fit_any_linear_layer():
     model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
     x = torch.randn(3, 4)
@@ -115,22 +103,12 @@ def test_adapters_fit_any_linear_layer():
     assert torch.equal(model(x), before) and list(lora.lora_layers(model)) == ["2"]
 
 
-def test_bad_input(tmp_path):
+def test_bad_input():
     model = oracles.loud_model()
     with pytest.raises(CourseError, match=r"no linear layer called \['norm', 'query'\]"):
         lora.add_lora(model, ["qkv", "query", "norm"])
     with pytest.raises(CourseError, match="at least rank 1"):
         lora.add_lora(model, NAMES, rank=0)
-    with pytest.raises(CourseError, match="no adapters to save"):
-        lora.save_lora(model, tmp_path / "x")
-    save_tensors(tmp_path / "plain", {"x": torch.ones(1)}, {})
-    with pytest.raises(CourseError, match="holds no adapters"):
-        lora.load_lora(model, tmp_path / "plain")
-    lora.save_lora(adapted(), tmp_path / "adapters")
-    with pytest.raises(CourseError, match=r"unknown blocks\.1\.attention\.out\.lora_a"):
-        lora.load_lora(model, tmp_path / "adapters")  # it has one layer, the file two
+    model = adapted()
     with pytest.raises(CourseError, match="has adapters already"):
         lora.add_lora(model, NAMES)
-    wide = oracles.loud_model(n_layers=2, d_model=32)
-    with pytest.raises(CourseError, match=r"lora_a is \(3, 16\), not \(3, 32\)"):
-        lora.load_lora(wide, tmp_path / "adapters")

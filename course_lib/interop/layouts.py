@@ -5,7 +5,7 @@ in another; most others keep them apart. GPT-2 stores the transposes of its line
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -151,9 +151,7 @@ def shorten(config: GPTConfig, context_length: int, source: str) -> GPTConfig:
             f"{source} was trained on contexts of {config.context_length} tokens, fewer than "
             f"context_length={context_length}"
         )
-    return GPTConfig(
-        **config.to_dict() | {"context_length": context_length or config.context_length}
-    )
+    return replace(config, context_length=context_length or config.context_length)
 
 
 def unsupported(source: str, what: str, instead: str) -> CourseError:

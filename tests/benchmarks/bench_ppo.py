@@ -13,13 +13,15 @@ import io
 import os
 import tempfile
 import time
+from dataclasses import replace
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from course_lib import ppo
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.reward import RewardModel
-from tests.benchmarks import llama_config
+from tests.benchmarks import llama_config, matmul_peak
 
 THREADS, ROUNDS = 2, 3
 PAD, END, VOCAB_SIZE, REPLIES = 0, 1, 3072, 64
@@ -34,13 +36,13 @@ def prompts():
     return [torch.randint(2, VOCAB_SIZE, (n,)).tolist() for n in lengths]
 
 
-def our_iteration():
+def our_iteration(config=CONFIG):
     """A function that runs one iteration of ours and returns its seconds."""
     torch.manual_seed(0)
-    policy, reference = GPT(CONFIG), GPT(CONFIG)
-    value = RewardModel(GPT(CONFIG))
+    policy, reference = GPT(config), GPT(config)
+    value = RewardModel(GPT(config))
     optimizers = ppo.make_optimizers(policy, value, SETTINGS)
-    players = ppo.Players(policy, reference, RewardModel(GPT(CONFIG)), value, optimizers)
+    players = ppo.Players(policy, reference, RewardModel(GPT(config)), value, optimizers)
     contexts, generator = prompts(), torch.Generator().manual_seed(0)
 
     def iteration():
@@ -49,6 +51,13 @@ def our_iteration():
         return time.perf_counter() - began
 
     return iteration
+
+
+def flops_of_an_iteration():
+    """Floating-point operations of one iteration, counted by PyTorch on plain attention."""
+    with FlopCounterMode(display=False) as counter:
+        our_iteration(replace(CONFIG, fused=False))()
+    return counter.get_total_flops()
 
 
 def their_models():
@@ -132,7 +141,7 @@ def take_turns(ours, folder):
 
 
 def bench():
-    """One row `{"work", "ours", "theirs", "ratio", "unit"}`, speeds in replies a second."""
+    """One row `{"work", "ours", "theirs", "ratio", "unit", "share"}`: replies a second."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
@@ -143,6 +152,7 @@ def bench():
     except ModuleNotFoundError as missing:
         seconds = {"ours": [ours() for _ in range(ROUNDS)], "theirs": []}
         work += f" (nothing to compare with: {missing})"
+    peak, flops = matmul_peak(50), flops_of_an_iteration()
     torch.set_num_threads(before)
     best, theirs = min(seconds["ours"]), min(seconds["theirs"], default=None)
     return [
@@ -152,6 +162,7 @@ def bench():
             "theirs": theirs and REPLIES / theirs,
             "ratio": theirs and theirs / best,
             "unit": "replies",
+            "share": flops / best / peak,
         }
     ]
 
