@@ -243,7 +243,7 @@ class GPT(nn.Module):
         """Token vectors (with added positions), and the rotary angles if the config has them.
 
         Beside a sinusoidal table, whose entries are of size 1, token vectors are scaled by
-        sqrt(d_model), as in Vaswani et al., section 3.4: else positions drown the tokens.
+        sqrt(d_model), as in Vaswani et al., section 3.4: they start far smaller than its rows.
         """
         c = self.config
         try:

@@ -108,7 +108,13 @@ def stream_through_model(sizes: Sequence[Sequence[float]]) -> Figure:
     for place, value in zip(places, middle, strict=True):
         text = f"{value:.2g}" if value < 1 else f"{value:.1f}"
         ax.annotate(
-            text, (place, value), (11, -4), textcoords="offset points", weight="bold", color=INK
+            text,
+            (place, value),
+            (0, -18),
+            textcoords="offset points",
+            ha="center",
+            weight="bold",
+            color=INK,
         )
     ax.set_yscale("log")
     ax.set_xticks(places, ["embedding", *(f"block {i}" for i in places[:-1])])

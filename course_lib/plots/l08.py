@@ -115,6 +115,6 @@ def published_table(models: dict[str, Published]) -> str:
         )
         counted = parameter_count(c) / 1e9
         name = name.replace(" ", "\u00a0").replace("-", "\u2011")  # in one line
-        rows.append((name, *sizes, f"{counted:.3g}", f"{kv_cache_bytes(c, 1) / 1024:,.0f}"))
+        rows.append((name, *sizes, f"{counted:.3g}", f"{kv_cache_bytes(c, 1) / 1000:,.0f}"))
     header = ("model", "vocab", "layers", "width", "heads", "d_head", "d_ff", "billion", "cache")
     return table(header, rows, numbers=range(1, len(header)), compact=True)

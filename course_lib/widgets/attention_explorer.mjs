@@ -50,7 +50,7 @@ async function readLive(models, text, gain) {
 // --- the parts ------------------------------------------------------------------------------
 
 function chooser(model, name, n) {
-  const options = Array.from({ length: n }, (_, i) => h("option", { value: i }, String(i + 1)));
+  const options = Array.from({ length: n }, (_, i) => h("option", { value: i }, String(i)));
   return h("select", { onchange: (e) => save(model, { [name]: Number(e.target.value) }) }, ...options);
 }
 
@@ -157,7 +157,7 @@ function drawTakes(parts, { tokens, row }, layer, head, t, taken) {
   parts.sentence.replaceChildren(
     `From token ${t + 1}, `,
     ...quoted(tokens[t]),
-    `, head ${head + 1} of layer ${layer + 1} looks most at `,
+    `, head ${head} of layer ${layer} looks most at `,
     ...(far === t ? ["the token itself"] : [`token ${far + 1}, `, ...quoted(tokens[far])]),
     ` (${percent(weights[far])}). What it takes raises the logit of `,
     ...quoted(taken[0][0]),

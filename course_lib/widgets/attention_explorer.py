@@ -65,7 +65,7 @@ class AttentionExplorer(LiveWidget):
         taken = self.first["takes"][self.layer][self.head][self.at]
         raised = ", ".join(f"“{visible(token)}” {value:+.2f}" for token, value in taken)
         return (
-            f"<p>Layer {self.layer + 1}, head {self.head + 1} of the base model, in the sentence "
+            f"<p>Layer {self.layer}, head {self.head} of the base model, in the sentence "
             f"“{html.escape(self.text)}”, at token {self.at + 1}, "
             f"“{html.escape(visible(tokens[self.at]))}”. What it takes raises the logits of "
             f"{html.escape(raised)}.</p>"

@@ -48,11 +48,11 @@ function makeParts(model) {
   const button = (layer, head) =>
     h("button", {
       ...{ type: "button", class: "cw-gal-map", "data-layer": layer, "data-head": head },
-      "aria-label": `Layer ${layer + 1}, head ${head + 1}`,
+      "aria-label": `Layer ${layer}, head ${head}`,
     });
   const heads = attention.map((row, layer) => row.map((_, head) => button(layer, head)));
   const names = attention.flatMap((row, x) => row.map((_, y) => [x, y]));
-  const options = names.map(([x, y]) => h("option", { value: `${x} ${y}` }, `layer ${x + 1}, head ${y + 1}`));
+  const options = names.map(([x, y]) => h("option", { value: `${x} ${y}` }, `layer ${x}, head ${y}`));
   return {
     gate: h("div"),
     text: h("textarea", {
@@ -77,7 +77,7 @@ function layout(parts) {
   const n = parts.heads[0].length;
   parts.grid.style.setProperty("--columns", n);
   parts.heads.forEach((row, layer) => {
-    parts.grid.append(h("span", { class: "cw-gal-name" }, h("span", {}, "Layer "), String(layer + 1)), ...row);
+    parts.grid.append(h("span", { class: "cw-gal-name" }, h("span", {}, "Layer "), String(layer)), ...row);
   });
   const bets = ["next token", "all heads", "as switched", "change in points"];
   const most = ["from token", "most", "second", "third"];
@@ -149,7 +149,7 @@ const quoted = (text) => ["“", tokenNode(text), "”"];
 function drawLook(parts, { tokens, attention }, layer, head) {
   const [[place, w]] = largest(attention[layer][head].at(-1), 1);
   parts.look.replaceChildren(
-    `Head ${head + 1} of layer ${layer + 1} looks from the last token, `,
+    `Head ${head} of layer ${layer} looks from the last token, `,
     ...[...quoted(tokens.at(-1)), `, most at token ${place + 1}, `, ...quoted(tokens[place])],
     ` (${percent(w)}).`,
   );
@@ -180,7 +180,7 @@ function drawBets(parts, model, { rows, moved }) {
       return h("tr", {}, name, ...[percent(before), percent(after), points(after - before)].map(number));
     }),
   );
-  const off = model.get("off").map(([x, y]) => `head ${y + 1} of layer ${x + 1}`);
+  const off = model.get("off").map(([x, y]) => `head ${y} of layer ${x}`);
   if (!off.length) {
     parts.sentence.textContent = "All heads are on.";
     return;

@@ -61,8 +61,8 @@ class HeadGallery(LiveWidget):
             for head, weights in enumerate(heads):
                 share, place = max((w, t) for t, w in enumerate(weights[-1]))
                 seen = f"{visible(tokens[place])} ({percent(share)})"
-                rows.append([f"layer {layer + 1}, head {head + 1}", seen])
-        names = ", ".join(f"head {head + 1} of layer {layer + 1}" for layer, head in self.off)
+                rows.append([f"layer {layer}, head {head}", seen])
+        names = ", ".join(f"head {head} of layer {layer}" for layer, head in self.off)
         return (
             f"<p>The base model after “{html.escape(self.text)}”. Switched off: {names or 'none'}. "
             f"That moves {percent(self.first['moved'])} of the probability.</p>"

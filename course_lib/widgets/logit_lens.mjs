@@ -16,21 +16,20 @@ import {
 } from "./static/kit.mjs";
 
 const BETS = 3;
-const depthName = (depth) => (depth ? `after block ${depth}` : "embedding");
+const depthName = (depth) => (depth ? `after block ${depth - 1}` : "embedding");
 const whole = (n) => n.toLocaleString("en");
 
 // --- anatomy --------------------------------------------------------------------------------
 
-function meter(share, longest) {
+function meter(share) {
   const fill = h("span");
-  fill.style.width = `${(100 * share) / longest}%`;
+  fill.style.width = `${100 * share}%`;
   return h("span", { class: "cw-bar", "aria-hidden": "true" }, fill);
 }
 
 function anatomyNode(model, on) {
   const parts = model.get("parts");
   const total = parts.reduce((sum, part) => sum + part.parameters, 0);
-  const longest = Math.max(...parts.map((part) => part.share));
   const detail = h("div", { class: "cw-lens-detail", "aria-live": "polite" });
   const buttons = parts.map((part, place) =>
     h(
@@ -41,7 +40,7 @@ function anatomyNode(model, on) {
   );
   const rows = parts.map((part, place) => {
     const share = part.parameters ? percent(part.share) : "tied";
-    const cell = h("span", { class: "cw-lens-cell" }, meter(part.share, longest), h("span", { class: "cw-value" }, share));
+    const cell = h("span", { class: "cw-lens-cell" }, meter(part.share), h("span", { class: "cw-value" }, share));
     return h(
       "tr",
       {},
@@ -143,7 +142,7 @@ function drawLens(parts, tokens, at, depths) {
       const said = bets.map(([token, p]) =>
         h("span", { class: "cw-lens-bet" }, tokenNode(token), ` ${percent(p)}`),
       );
-      const cell = h("span", { class: "cw-lens-cell" }, meter(final, 1), h("span", { class: "cw-value" }, percent(final)));
+      const cell = h("span", { class: "cw-lens-cell" }, meter(final), h("span", { class: "cw-value" }, percent(final)));
       const name = h("th", { scope: "row" }, depthName(depth));
       return h("tr", {}, name, h("td", {}, h("span", { class: "cw-lens-bets" }, ...said)), h("td", {}, cell));
     }),
@@ -155,7 +154,7 @@ function drawLens(parts, tokens, at, depths) {
     ...quoted(tokens[at]),
     ", the model answers ",
     ...quoted(answer),
-    ` with ${percent(share)}. It leads from ${from ? `block ${from}` : "the embedding"} on.`,
+    ` with ${percent(share)}. It leads from ${from ? `block ${from - 1}` : "the embedding"} on.`,
   );
 }
 

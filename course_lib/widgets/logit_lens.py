@@ -117,7 +117,7 @@ class LogitLens(LiveWidget):
 
 def depth_name(depth: int) -> str:
     """The place in the stream: 0 is before the first block."""
-    return f"after block {depth}" if depth else "embedding"
+    return f"after block {depth - 1}" if depth else "embedding"
 
 
 def anatomy(model: GPT) -> list[dict]:

@@ -163,7 +163,7 @@ def test_odd_text_in_the_page_itself(run, short, text):
 def expect_look(page, expected, layer, head, at):
     tokens = expected["tokens"]
     wait_for_text(page, ".cw-att-sentence", f"From token {at + 1}, “{visible(tokens[at])}”, head")
-    wait_for_text(page, ".cw-att-sentence", f"head {head + 1} of layer {layer + 1} looks")
+    wait_for_text(page, ".cw-att-sentence", f"head {head} of layer {layer} looks")
     assert texts(page.locator(".cw-att-chip")) == shown(tokens)
     looks, takes = (page.locator(".cw-att-chart").nth(i).locator("tbody tr") for i in (0, 1))
     assert texts(looks.locator("th")) == shown(tokens[: at + 1])
@@ -280,7 +280,7 @@ def test_mask_stepper(open_page, run, page_run, origin):
 def expect_gallery(page, run, text, off):
     expected = switched(run, text, off)
     if off:
-        names = ", ".join(f"head {y + 1} of layer {x + 1}" for x, y in off)
+        names = ", ".join(f"head {y} of layer {x}" for x, y in off)
         wait_for_text(page, ".cw-gal-sentence", f"Without {names}, ")
         wait_for_text(page, ".cw-gal-sentence", percent(expected["moved"])[:2])
     else:
@@ -313,11 +313,11 @@ def test_head_gallery(open_page, run, page_run, origin):
     expect_gallery(page, page_run, text, [worst])
     page.get_by_role("button", name="Switch all on").click()
     expect_gallery(page, page_run, text, [])
-    page.get_by_role("button", name="Layer 1, head 1", exact=True).focus()
-    wait_for_text(page, ".cw-gal-look", "Head 1 of layer 1 looks from the last token")
+    page.get_by_role("button", name="Layer 0, head 0", exact=True).focus()
+    wait_for_text(page, ".cw-gal-look", "Head 0 of layer 0 looks from the last token")
     page.keyboard.press("Enter")
     expect_gallery(page, page_run, text, [[0, 0]])
-    page.get_by_role("button", name="Layer 2, head 2", exact=True).click()
+    page.get_by_role("button", name="Layer 1, head 1", exact=True).click()
     expect_gallery(page, page_run, text, [[0, 0], [1, 1]])
     page.locator(".cw-gal summary").click()
     page.locator(".cw-gal select").select_option("1 0")
@@ -327,7 +327,7 @@ def test_head_gallery(open_page, run, page_run, origin):
         arg=len(tokens_of(run, OTHER)[1]),
     )
     expect_gallery(page, page_run, OTHER, [[0, 0], [1, 1]])
-    page.get_by_role("button", name="Layer 1, head 1", exact=True).click()
+    page.get_by_role("button", name="Layer 0, head 0", exact=True).click()
     expect_gallery(page, page_run, OTHER, [[1, 1]])
 
 
