@@ -1,5 +1,6 @@
 """Fixtures: a throwaway tokenizer, tiny models, and one smoke run shared by the whole session."""
 
+import functools
 import os
 
 import pytest
@@ -11,6 +12,7 @@ from course_lib.chat import SPECIAL_TOKENS
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.presets import SMOKE
 from course_lib.recipes import train_all
+from course_lib.studies import run_study
 from course_lib.tokenizer import BPETokenizer
 
 # The same examples in every run, and no failure because the machine was busy.
@@ -61,3 +63,9 @@ def smoke_run(tmp_path_factory):
     """The whole pipeline at the smoke preset, trained once; tests must not change it."""
     torch.set_num_threads(1)
     return train_all(SMOKE, tmp_path_factory.mktemp("runs") / "smoke", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def small_study():
+    """A function that runs a study at its small scale: once, whoever asks; do not change it."""
+    return functools.cache(lambda name: run_study(name, "small"))

@@ -94,7 +94,7 @@ def test_published_table_is_computed():
     assert names == list(PUBLISHED)
     for row, model in zip(rows, PUBLISHED.values(), strict=True):
         assert row[-2] == f"{parameter_count(model.config) / 1e9:.3g}"
-        assert row[-1] == f"{kv_cache_bytes(model.config, 1) / 1024:,.0f}"
+        assert row[-1] == f"{kv_cache_bytes(model.config, 1) / 1000:,.0f}"
 
 
 # -- the studies --------------------------------------------------------------------------------

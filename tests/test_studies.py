@@ -11,8 +11,8 @@ from course_lib.errors import CourseError
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_a_slice_of_every_study_runs_and_gives_what_is_recorded(name):
-    small, recorded = studies.run_study(name, "small"), studies.open_study(name)
+def test_a_slice_of_every_study_runs_and_gives_what_is_recorded(name, small_study):
+    small, recorded = small_study(name), studies.open_study(name)
     assert set(small) == set(recorded)
     assert set(small["results"]) == set(recorded["results"])
     json.dumps(small, allow_nan=False)

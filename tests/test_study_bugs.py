@@ -7,14 +7,14 @@ import torch
 from course_lib import ppo
 from course_lib.chat import IM_END, render, supervised_targets
 from course_lib.data import IGNORE_INDEX
-from course_lib.studies import bugs, run_study
+from course_lib.studies import bugs
 
 TALK = [("user", "Hi"), ("assistant", "Hello there"), ("user", "And?"), ("assistant", "Yes")]
 
 
 @pytest.fixture(scope="module")
-def results():
-    return run_study("bugs", "small")["results"]
+def results(small_study):
+    return small_study("bugs")["results"]
 
 
 def test_targets_of_the_mistakes(tiny_tokenizer):

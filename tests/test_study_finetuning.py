@@ -36,9 +36,9 @@ def test_a_variant_differs_from_the_default(smoke_run, variant):
     assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
 
 
-def test_the_record_has_every_variant_and_seed(smoke_run):
+def test_the_record_has_every_variant_and_seed(small_study):
     sizes = finetuning.SIZES["small"]
-    record = finetuning.fine_tune_all(smoke_run, sizes)
+    record = small_study("finetuning")["results"]
     found = [(row["variant"], row["seed"]) for row in record["runs"]]
     assert found == [(name, s) for name in finetuning.VARIANTS for s in sizes["seeds"]]
     for row in record["runs"]:

@@ -2,12 +2,12 @@
 
 import pytest
 
-from course_lib.studies import positions, run_study
+from course_lib.studies import positions
 
 
 @pytest.fixture(scope="module")
-def runs():
-    results = run_study("positions", "small")["results"]
+def runs(small_study):
+    results = small_study("positions")["results"]
     return {row["variant"]: row for row in results["runs"]}
 
 

@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from course_lib import ppo
-from course_lib.studies import ppo_steps, run_study
+from course_lib.studies import ppo_steps
 from course_lib.studies.ppo_steps import VARIANTS, Variant, weigh
 
 REPLIES = [list(reply) for reply in oracles.REPLIES]
 
 
 @pytest.fixture(scope="module")
-def results():
-    return run_study("ppo_steps", "small")["results"]
+def results(small_study):
+    return small_study("ppo_steps")["results"]
 
 
 def all_replies(players):

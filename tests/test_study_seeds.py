@@ -8,14 +8,14 @@ import pytest
 from course_lib.atlas.prompts import pool
 from course_lib.errors import CourseError
 from course_lib.runs import runs_dir
-from course_lib.studies import run_study, seeds, t_interval
+from course_lib.studies import seeds, t_interval
 
 PLAN = Path(__file__).parents[1] / "book" / "studies" / "seeds_plan.md"
 
 
 @pytest.fixture(scope="module")
-def small():
-    return run_study("seeds", "small")["results"]
+def small(small_study):
+    return small_study("seeds")["results"]
 
 
 def test_the_plan_and_the_code_say_the_same():

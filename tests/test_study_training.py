@@ -5,15 +5,15 @@ import math
 import pytest
 
 from course_lib.gpt import GPTConfig
-from course_lib.studies import run_study, training
+from course_lib.studies import training
 from course_lib.studies.ablations import corpus
 
 FULL, SMALL = training.SIZES["full"], training.SIZES["small"]
 
 
 @pytest.fixture(scope="module")
-def results():
-    return run_study("training", "small")["results"]
+def results(small_study):
+    return small_study("training")["results"]
 
 
 def test_every_job_ran_with_every_seed_and_once(results):

@@ -108,16 +108,10 @@ def stream_through_model(sizes: Sequence[Sequence[float]]) -> Figure:
     for place, value in zip(places, middle, strict=True):
         text = f"{value:.2g}" if value < 1 else f"{value:.1f}"
         ax.annotate(
-            text,
-            (place, value),
-            (0, -18),
-            textcoords="offset points",
-            ha="center",
-            weight="bold",
-            color=INK,
+            text, (place, value), (8, -18), textcoords="offset points", weight="bold", color=INK
         )
     ax.set_yscale("log")
     ax.set_xticks(places, ["embedding", *(f"block {i}" for i in places[:-1])])
-    ax.margins(x=0.1)
+    ax.margins(x=0.1, y=0.15)
     ax.set_title("root mean square of the stream", loc="left")
     return figure
