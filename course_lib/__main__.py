@@ -16,6 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; bad input gives a short message on standard error and exit code 2."""
     parser = _parser()
     args = parser.parse_args(argv)
+    again = "; the same command goes on from the last checkpoint" if args.run is _train else ""
     try:
         args.run(args)
     except CourseError as error:
@@ -23,16 +24,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error{who}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"\nstopped{again}", file=sys.stderr)
         return 130
     except Exception as error:  # Python and safetensors say it in different classes
         if "No space left" not in str(error):
             raise
-        print(
-            "error: the disk is full: make room, then give the same command again; it goes on from "
-            "the last checkpoint",
-            file=sys.stderr,
-        )
+        print(f"error: the disk is full: make room first{again}", file=sys.stderr)
         return 2
     return 0
 

@@ -141,9 +141,10 @@ def render(
 ) -> Rendered:
     """The conversation as token ids and the mask of what is learned.
 
+    A control token that the tokenizer does not have is encoded as the text that it is.
+
     Raises:
-        CourseError: as in `check_turns`, an unknown template, or control tokens that the tokenizer
-            does not have.
+        CourseError: as in `check_turns`, or an unknown template.
 
     >>> render([("user", "Hi"), ("assistant", "Hello")], tokenizer)  # doctest: +SKIP
     Rendered(ids=[...], mask=[False, ..., True, True, False])

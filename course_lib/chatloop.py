@@ -33,8 +33,9 @@ def chat_loop(run: Run, model_name: str, temperature: float, seed: int) -> None:
         except UnicodeDecodeError:
             print("error: that was not UTF-8 text; nothing was sent", file=sys.stderr)
             continue
-        if not text or text == "/reset":
+        if text == "/reset":
             turns = []
+        if text in ("", "/reset"):
             continue
         turns.append(("user", text))
         try:
@@ -53,17 +54,15 @@ def chat_loop(run: Run, model_name: str, temperature: float, seed: int) -> None:
 
 
 def _context(turns, tokenizer, model, base: bool) -> list[int]:
-    """Ids of the talk so far, without the oldest turns that do not fit."""
+    """Ids of the talk so far, without the oldest turns that do not fit; `turns` stays as it is."""
     limit = model.config.context_length - REPLY_TOKENS
     if base:
         ids = [tokenizer.special_ids[END_OF_TEXT], *tokenizer.encode(turns[-1][1])]
         if len(ids) > limit:
             raise CourseError(f"that is {len(ids)} tokens; at most {limit} fit: make it shorter")
         return ids
-    while True:
-        ids = render(turns, tokenizer, reply=True).ids
+    for first in range(0, len(turns), 2):
+        ids = render(turns[first:], tokenizer, reply=True).ids
         if len(ids) <= limit:
             return ids
-        if len(turns) == 1:
-            raise CourseError(f"that is {len(ids)} tokens; at most {limit} fit: make it shorter")
-        del turns[:2]
+    raise CourseError(f"that is {len(ids)} tokens; at most {limit} fit: make it shorter")

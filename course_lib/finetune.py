@@ -11,8 +11,9 @@ Sources: Hu et al. 2022 (adapters); Tunstall et al. 2023 (SFT, then DPO, on publ
 """
 
 import copy
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from course_lib import dpo, lora, ppo, sft
 from course_lib.chat import IM_END, Turn, check_turns, render
 from course_lib.data import IGNORE_INDEX
 from course_lib.errors import CourseError
+from course_lib.files import read_json, write_json
 from course_lib.gpt import GPT
 from course_lib.reward import Pair, RewardModel, by_prompt, pair_margins, reward_loss
 from course_lib.tokenizer import BPETokenizer
@@ -40,7 +42,7 @@ class LoRASettings:
         batch_size: conversations or pairs in a micro-batch; `train.accumulate` of them make a step.
         rank: of the adapters, see `lora.LoRALinear`.
         whole: parts of the GPT that learn besides the adapters, such as `("embedding",)` where the
-            template's tokens are new to the model.
+            template's tokens are new to the model. They get weights of their own.
         evaluate_every: steps between measurements on held-out data (DPO has its own, 50).
     """
 
@@ -172,13 +174,35 @@ def merged(model: nn.Module) -> nn.Module:
     return plain.eval()
 
 
-def _adapt(model: nn.Module, settings: LoRASettings) -> None:
+def _adapt(model: nn.Module, settings: LoRASettings, seed: int) -> None:
     """Freeze the model, but for new adapters and the parts that learn whole."""
     if settings.train.muon:
         raise CourseError("adapters are trained by AdamW alone: pass TrainSettings(muon=False)")
+    torch.manual_seed(seed)
     lora.add_lora(model, ADAPTED, settings.rank)
+    body = model.body if isinstance(model, RewardModel) else model
     for name in settings.whole:
-        model.get_submodule(name).requires_grad_(True)
+        for part in body.get_submodule(name).modules():
+            for weight, value in list(part.named_parameters(recurse=False)):
+                setattr(part, weight, nn.Parameter(value.detach().clone()))  # twins keep theirs
+
+
+def _claim(directory: Path, stage: str, settings: LoRASettings, seed: int, **more) -> None:
+    """Note which training a folder holds: its checkpoint must not go on as another.
+
+    Raises:
+        CourseError: the folder holds a checkpoint of another training.
+    """
+    note, begun = directory / "settings.json", (directory / "checkpoint.safetensors").exists()
+    mine = json.loads(json.dumps({"stage": stage, "seed": seed, **more, **asdict(settings)}))
+    if begun and note.exists() and (found := read_json(note)) != mine:
+        other = [name for name, value in mine.items() if found.get(name) != value]
+        raise CourseError(
+            f"{directory} holds another training (its {', '.join(other)} differ): take another "
+            f"folder, or remove this one"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(note, mine)
 
 
 # -- the stages -----------------------------------------------------------------------------------
@@ -197,9 +221,11 @@ def train_sft(
     A killed stage goes on from `directory` when it is called again with a fresh model.
 
     Raises:
-        CourseError: Muon is on, the model has adapters already, or the loss is not finite.
+        CourseError: Muon is on, the model has adapters already, the folder holds another training,
+            or the loss is not finite.
     """
-    _adapt(model, settings)
+    _claim(directory, "sft", settings, seed)
+    _adapt(model, settings, seed)
     length = model.config.context_length
 
     def loss_at(model: GPT, step: int) -> tuple:
@@ -240,9 +266,11 @@ def train_reward(
     Raises:
         CourseError: as in `train_sft`.
     """
+    _claim(directory, "reward", settings, seed)
+    torch.manual_seed(seed)
     scorer = RewardModel(twin(model.requires_grad_(False)))
     scorer.to(model.embedding.weight.device)
-    _adapt(scorer, settings)
+    _adapt(scorer, settings, seed)
     scorer.head.requires_grad_(True)
     prompts = by_prompt(pairs)
 
@@ -274,8 +302,9 @@ def train_dpo(
     Raises:
         CourseError: as in `train_sft`.
     """
+    _claim(directory, "dpo", settings, seed, beta=beta)
     reference = twin(model.requires_grad_(False))
-    _adapt(model, settings)
+    _adapt(model, settings, seed)
     how = dpo.DPOSettings(settings.train, beta, settings.batch_size)
     dpo.train_dpo(model, reference, pairs, heldout, how, directory, seed)
     return reference
@@ -287,13 +316,15 @@ def ppo_players(
     """The four models of RLHF for `ppo.ppo_iteration`, on one set of frozen weights.
 
     The policy is `model` with new adapters, the reference its twin without; the value model starts
-    as a copy of the scorer's adapters and head, and the scorer is frozen.
+    as a copy of the scorer's adapters and head, which learn on in it, and the scorer is frozen.
 
     Raises:
         CourseError: the model has adapters already.
     """
     reference = twin(model.requires_grad_(False))
     lora.add_lora(model, ADAPTED, rank)
+    for name, parameter in scorer.named_parameters():
+        parameter.requires_grad_(".lora_" in name or name.startswith("head."))
     value = twin(scorer)
     scorer.requires_grad_(False)
     optimizers = ppo.make_optimizers(model, value, settings)

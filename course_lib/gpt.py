@@ -25,8 +25,8 @@ class GPTConfig:
 
     Attributes:
         n_kv_heads: 0 means as many as `n_heads`; fewer is grouped, 1 multi-query attention.
-        d_ff: 0 means 8/3 of the width for swiglu, rounded up to a multiple of 16, and 4 times
-            the width otherwise.
+        d_ff: 0 means 8/3 of the width for swiglu and 4 times the width otherwise, both rounded up
+            to a multiple of 16.
         rope_theta, rope_scaling, rope_interleaved: see `positions.rotary_angles` and `rotate`.
         bias: biases in all linear maps and in LayerNorm.
         dropout: share of the attention weights, of what each part adds to the stream, and of the

@@ -241,6 +241,7 @@ def train_together(
     optimizers = make_optimizers(model, settings)
     start = resume_shards(model, optimizers, directory / "shards", world)
     log = MetricLog(directory / "metrics.jsonl", start) if first else None
+    objective.zero_grad(set_to_none=True)
     objective.train()
     part = _own_part(world, settings.accumulate)
     steps = range(start, settings.steps)

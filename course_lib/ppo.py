@@ -195,7 +195,7 @@ def value_loss(
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """1 for a perfect value model, 0 for a constant, negative for worse than that.
+    """1 for a perfect value model, 0 for a constant at the mean of the returns, less for worse.
 
     Args:
         values, returns, mask: `(B, R)`; only positions where the mask is True count.

@@ -61,7 +61,7 @@ GPU = replace(
     name="gpu",
     n_documents=400_000,
     model={"context_length": 128, "d_model": 320, "n_layers": 6, "n_heads": 10},
-    base=TrainSettings(steps=2000, learning_rate=2.5e-3, warmup=100, checkpoint_every=250),
+    base=TrainSettings(steps=2016, learning_rate=2.5e-3, warmup=100, checkpoint_every=250),
     base_batch=64,
     n_conversations=48_000,
     sft=TrainSettings(steps=1050, learning_rate=5e-4, final_share=0.0),

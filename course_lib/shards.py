@@ -112,7 +112,11 @@ def write_shards(
         lengths = list(
             itertools.starmap(_write_shard, jobs) if workers == 1 else _share(jobs, workers)
         )
+        if lengths:
+            index = {"dtype": "int32", "lengths": lengths, "vocab_size": tokenizer.vocab_size}
+            write_json(folder / "index.json", index)
     except BrokenProcessPool:
+        _clear(folder)
         raise CourseError(
             f"a process that tokenised for {folder} died, perhaps for lack of memory: use fewer "
             f"workers or smaller shards"
@@ -127,8 +131,6 @@ def write_shards(
         ) from None
     if not lengths:
         raise CourseError("the corpus holds no documents: there is nothing to learn from it")
-    index = {"dtype": "int32", "lengths": lengths, "vocab_size": tokenizer.vocab_size}
-    write_json(folder / "index.json", index)
 
 
 def _clear(folder: Path) -> None:

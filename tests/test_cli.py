@@ -184,6 +184,20 @@ def test_a_long_chat_drops_its_oldest_turns(monkeypatch, capsys, smoke_run):
     assert out.count("rlhf> ") == 12 and err == ""
 
 
+def test_empty_and_refused_messages_leave_the_talk_as_it_is(monkeypatch, capsys, smoke_run):
+    from course_lib import chatloop
+
+    seen, original = [], chatloop._context
+
+    def spy(turns, *rest, base):
+        seen.append(len(turns))
+        return original(turns, *rest, base=base)
+
+    monkeypatch.setattr(chatloop, "_context", spy)
+    say(monkeypatch, capsys, smoke_run, ["a", "", "b", "Why? " * 400, "c", "/reset", "d"])
+    assert seen == [1, 3, 5, 5, 1]
+
+
 def test_what_a_user_types_never_becomes_a_control_token(monkeypatch, capsys, smoke_run):
     from course_lib import chatloop
 
@@ -216,3 +230,6 @@ def test_a_stopped_command_says_how_to_go_on(capsys, monkeypatch):
     monkeypatch.setattr("course_lib.__main__.train_all", stop)
     code, _, err = run(capsys, "train", "--preset", "smoke")
     assert code == 130 and "the same command goes on" in err
+    monkeypatch.setattr("course_lib.__main__.open_run", stop)
+    code, _, err = run(capsys, "report")
+    assert code == 130 and err.strip() == "stopped"

@@ -239,6 +239,42 @@ def test_parts_that_learn_whole(model, examples, tmp_path):
     assert moved == {"embedding.weight"}
 
 
+def test_what_learns_whole_is_not_the_twins(model, pairs, tmp_path):
+    """A reference, or the policy beside a reward model, keeps the weights that it had."""
+    plain, idx = copy.deepcopy(model), torch.arange(20).view(2, 10)
+    how = LoRASettings(settings(3).train, 4, whole=("embedding",))
+    scorer = finetune.train_reward(model, pairs[:16], pairs[16:], how, tmp_path / "reward")
+    reference = finetune.train_dpo(model, pairs[:16], pairs[16:], how, tmp_path / "dpo")
+    with torch.no_grad():
+        assert torch.equal(reference(idx), plain(idx))
+    assert not any(p.requires_grad for p in reference.parameters())
+    for learned in (model, scorer.body):
+        assert not torch.equal(learned.embedding.weight, plain.embedding.weight)
+
+
+def test_a_folder_goes_on_with_its_own_training_alone(model, pairs, examples, tmp_path):
+    how, fresh = settings(8, checkpoint_every=5), copy.deepcopy(model)
+    finetune.train_sft(model, examples, examples, how, tmp_path)
+    assert (tmp_path / "checkpoint.safetensors").exists()
+    with pytest.raises(CourseError, match=r"another training \(its train differ\)"):
+        finetune.train_sft(copy.deepcopy(fresh), examples, examples, settings(9), tmp_path)
+    with pytest.raises(CourseError, match=r"another training \(its stage, beta differ\)"):
+        finetune.train_dpo(copy.deepcopy(fresh), pairs[:16], pairs[16:], how, tmp_path)
+    finetune.train_sft(fresh, examples, examples, how, tmp_path)
+    for a, b in zip(model.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_seed_decides_the_adapters(model, examples, tmp_path):
+    twins = [copy.deepcopy(model) for _ in range(3)]
+    for number, (twin, seed) in enumerate(zip(twins, (0, 0, 1), strict=True)):
+        torch.manual_seed(number)
+        folder = tmp_path / str(number)
+        finetune.train_sft(twin, examples, examples, settings(2), folder, seed=seed)
+    a, b, c = (next(iter(lora.lora_layers(twin).values())).lora_a for twin in twins)
+    assert torch.equal(a, b) and not torch.allclose(a, c, atol=1e-2)
+
+
 def test_accumulated_batches_equal_one_large_batch(model, examples):
     """The step of the loop itself, on batches that hold different numbers of targets."""
     lora.add_lora(model, finetune.ADAPTED, rank=2)
@@ -281,7 +317,6 @@ class Killed(Exception):
 def test_a_killed_stage_goes_on_exactly(model, examples, tmp_path, monkeypatch):
     twin = copy.deepcopy(model)
     how = settings(8, accumulate=2, checkpoint_every=3)
-    torch.manual_seed(0)
     finetune.train_sft(model, examples, examples, how, tmp_path / "whole")
     calls = []
 
@@ -292,13 +327,11 @@ def test_a_killed_stage_goes_on_exactly(model, examples, tmp_path, monkeypatch):
         return real(*args)
 
     fresh = copy.deepcopy(twin)
-    torch.manual_seed(0)
     monkeypatch.setattr(sft, "sft_loss", dies)
     with pytest.raises(Killed):
         finetune.train_sft(fresh, examples, examples, how, tmp_path / "killed")
     assert (tmp_path / "killed" / "checkpoint.safetensors").exists()
     monkeypatch.undo()
-    torch.manual_seed(99)  # the fresh adapters start anywhere: the checkpoint has the old ones
     finetune.train_sft(twin, examples, examples, how, tmp_path / "killed")
     assert all(
         torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True)
@@ -374,6 +407,8 @@ def test_ppo_on_one_set_of_weights(model, pairs, tiny_tokenizer, tmp_path):
     assert any(
         not torch.equal(p, value[n]) for n, p in players.value.named_parameters() if n in value
     )
+    again = finetune.ppo_players(finetune.merged(model), scorer, how, rank=2)
+    assert any(p.requires_grad for p in again.value.parameters())  # a scorer serves twice
     responses = [p.chosen for p in pairs[:4]]
     with torch.no_grad():
         now, ref = (response_logprobs(m, contexts, responses)[0] for m in four[:2])

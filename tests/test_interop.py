@@ -179,6 +179,17 @@ def test_a_longer_context_is_refused(folder):
 # -- tokenizers -----------------------------------------------------------------------------------
 
 
+def test_a_tokenizer_file_of_before_use_regex(tiny_tokenizer, make_model, tmp_path):
+    """As GPT-2's own: the key is missing, and the library that reads it means True."""
+    save_pretrained(make_model(tiny_tokenizer.vocab_size), tmp_path, tiny_tokenizer)
+    state = json.loads((tmp_path / "tokenizer.json").read_text())
+    state["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    assert tokenizer_from_pretrained(tmp_path).encode("It's 12  o'clock") == tiny_tokenizer.encode(
+        "It's 12  o'clock"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from course_lib import shards as shards_module
 from course_lib.atlas.documents import documents
 from course_lib.data import read_corpus, token_stream, windows
 from course_lib.errors import CourseError
@@ -84,6 +85,17 @@ def test_a_full_disk(tiny_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", fails_in_the_second)
     with pytest.raises(CourseError, match=r"the disk is full: .*are removed; make room"):
         write_shards(TEXTS, tiny_tokenizer, tmp_path, shard_characters=3000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_dies(tiny_tokenizer, tmp_path, monkeypatch):
+    def dies(jobs, workers):
+        (tmp_path / "shard-00000.bin").write_bytes(b"half")
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(shards_module, "_share", dies)
+    with pytest.raises(CourseError, match="died, perhaps for lack of memory"):
+        write_shards(TEXTS, tiny_tokenizer, tmp_path, 2)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,14 @@ import torch
 from course_lib.atlas.prompts import Prompt
 from course_lib.chat import IM_END, SPECIAL_TOKENS
 from course_lib.errors import CourseError
-from course_lib.evaluate import Reply, chat_ids, document_ids, next_token_bars, replies
+from course_lib.evaluate import (
+    REPLY_TOKENS,
+    Reply,
+    chat_ids,
+    document_ids,
+    next_token_bars,
+    replies,
+)
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.tokenizer import BPETokenizer
 from course_lib.widgets import probability_shift as module
@@ -321,7 +328,24 @@ def test_fallbacks_are_measured(smoke_run):
     assert [row[1] for row in got["rows"][:5]] == pytest.approx(
         probs.topk(5).values.tolist(), abs=1e-4
     )
-    assert sum(row[2] for row in got["rows"]) == pytest.approx(1, abs=1e-3)
+    assert sum(row[2] or 0 for row in got["rows"]) == pytest.approx(1, abs=1e-3)
+    assert [row[2] is None for row in got["rows"]] == [False] * 5 + [True] * 7
+
+
+def test_the_playground_says_its_own_knobs_and_what_is_cut(smoke_run):
+    text = SamplingPlayground(smoke_run, knobs={"temperature": 0.1, "top_p": 1.0}).fallback_html()
+    assert "temperature 0.1" in text and "top-p 1.0" in text
+    assert ">cut<" not in text and "&lt;0.1" in text  # nearly impossible, and not cut
+
+
+def test_a_message_that_only_the_base_model_can_read_has_no_score(smoke_run):
+    tokenizer, text = smoke_run.tokenizer(), "a"
+    room = smoke_run.model("sft").config.context_length
+    while len(chat_ids(Prompt("typed", text, None), tokenizer)) + REPLY_TOKENS <= room:
+        text += " a"
+    answers = first_exchange(smoke_run, text)["replies"]
+    assert answers["base"]["score"] is None and isinstance(answers["sft"]["score"], float)
+    assert answers["base"]["text"]
 
 
 def test_live_widgets_refuse_what_does_not_exist(smoke_run):
@@ -335,6 +359,7 @@ def test_live_widgets_refuse_what_does_not_exist(smoke_run):
         MaskDebugger(smoke_run, template="xml")
     with pytest.raises(CourseError, match="speaks first"):
         MaskDebugger(smoke_run, [("assistant", "a")])
+    assert MaskDebugger(smoke_run, [("user", "nothing is learned here")]).selected == 0
 
 
 def test_live_bundle_is_anywidgets_own(records, monkeypatch):

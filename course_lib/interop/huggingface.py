@@ -179,7 +179,8 @@ def load_folder(folder: Path, context_length: int = 0) -> GPT:
     config = shorten(config, context_length, str(folder))
     if config.positions == "learned" and context_length:
         table = GPT2.outer["position_embedding"] + ".weight"
-        tensors[table] = tensors[table][:context_length]
+        if table in tensors:
+            tensors[table] = tensors[table][:context_length]
     return build(config, LAYOUTS[hf["model_type"]], tensors, str(folder))
 
 

@@ -54,12 +54,13 @@ def _pattern(pre: dict) -> str | None:
     *before, last = pre["pretokenizers"] if pre["type"] == "Sequence" else [pre]
     if last["type"] != "ByteLevel" or last["add_prefix_space"] or len(before) > 1:
         return None
+    own_split = last.get("use_regex", True)
     if not before:
-        return GPT2_PATTERN if last["use_regex"] else None
+        return GPT2_PATTERN if own_split else None
     first = before[0]
-    if first["type"] == "Digits" and first["individual_digits"] and last["use_regex"]:
+    if first["type"] == "Digits" and first["individual_digits"] and own_split:
         return DIGITS_PATTERN
-    if first["type"] == "Split" and first["behavior"] == "Isolated" and not last["use_regex"]:
+    if first["type"] == "Split" and first["behavior"] == "Isolated" and not own_split:
         return first["pattern"].get("Regex")
     return None
 

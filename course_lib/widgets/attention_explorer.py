@@ -72,7 +72,7 @@ class AttentionExplorer(LiveWidget):
             + table(
                 "Where it looks",
                 ["token", "attention weight"],
-                [[token, percent(w)] for token, w in zip(tokens, row, strict=False)],
+                [[visible(token), percent(w)] for token, w in zip(tokens, row, strict=False)],
             )
         )
 

@@ -53,7 +53,7 @@ class HeadGallery(LiveWidget):
         """What the switched-off heads change, and where every head looks from the last token."""
         tokens = self.first["tokens"]
         bets = [
-            [token, percent(before), percent(after), f"{100 * (after - before):+.1f}"]
+            [visible(token), percent(before), percent(after), f"{100 * (after - before):+.1f}"]
             for token, before, after in self.first["rows"]
         ]
         rows = []

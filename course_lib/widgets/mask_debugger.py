@@ -46,7 +46,8 @@ class MaskDebugger(LiveWidget):
     def __init__(self, run: Run, turns: Sequence[Turn] = TALK, *, key: str = "", **state: Any):
         self.tokenizer = run.tokenizer()
         self.rendered = render(turns, self.tokenizer, state.get("template", "chatml"))
-        state.setdefault("selected", self.rendered.mask.index(True))
+        mask = self.rendered.mask
+        state.setdefault("selected", mask.index(True) if True in mask else 0)
         text = "\n".join(f"{role}: {content}" for role, content in turns)
         super().__init__(run, key=key, text=text, **state)
 

@@ -91,7 +91,7 @@ class MaskStepper(LiveWidget):
                 table(
                     f"It may see {name}" + (f": {self.window}" if rule == "window" else ""),
                     ["next token", "everything so far", "this mask"],
-                    [[token, percent(full), percent(now)] for token, full, now in rows],
+                    [[visible(token), percent(full), percent(now)] for token, full, now in rows],
                 )
             )
         return "".join(parts)

@@ -80,6 +80,11 @@ class PositionExplorer(CourseWidget):
             raise CourseError(
                 f"width {self.width} and length {self.length}: the width must be even, both >= 2"
             )
+        if self.pair >= self.width // 2 or self.distance >= self.length:
+            raise CourseError(
+                f"pair {self.pair} and distance {self.distance}: there are {self.width // 2} pairs "
+                f"and {self.length} distances, counted from 0"
+            )
 
     @traitlets.validate("scheme", "pair", "distance", "theta")
     def _known(self, proposal: dict) -> Any:

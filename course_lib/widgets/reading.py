@@ -17,7 +17,7 @@ from course_lib.gpt import GPT, Trace
 from course_lib.runs import Run
 from course_lib.tokenizer import BPETokenizer
 
-from .probability_shift import show, visible
+from .probability_shift import show
 
 
 def tokens_of(run: Run, text: str) -> tuple[list[int], list[str]]:
@@ -103,8 +103,8 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     """A table of texts as HTML; the first cell of a row is its header, the others align right."""
     top = "".join(f'<th scope="col">{html.escape(head)}</th>' for head in heads)
     body = "".join(
-        f'<tr><th scope="row">{html.escape(visible(first))}</th>'
-        + "".join(f'<td class="cw-number">{html.escape(visible(cell))}</td>' for cell in rest)
+        f'<tr><th scope="row">{html.escape(first)}</th>'
+        + "".join(f'<td class="cw-number">{html.escape(cell)}</td>' for cell in rest)
         + "</tr>"
         for first, *rest in rows
     )

@@ -113,13 +113,13 @@ function cell(share, longest, kept = true) {
   return h("td", { class: !kept && "cw-sam-cut" }, h("span", { class: "cw-sam-cell" }, bar, value));
 }
 
-// rows [[token, before, after]], kept, mass, size: as in `first`
+// rows [[token, before, after, null where cut]], kept, mass, size: as in `first`
 function drawTable(parts, { rows, kept, mass, size }, after) {
   const longest = Math.max(...rows.flatMap(([, was, is]) => [was, is]));
   parts.caption.textContent = `The most likely next tokens; a full bar is ${percent(longest)}`;
   parts.rows.replaceChildren(
     ...rows.map(([token, was, is]) =>
-      h("tr", {}, h("th", { scope: "row" }, tokenNode(token)), cell(was, longest), cell(is, longest, is > 0)),
+      h("tr", {}, h("th", { scope: "row" }, tokenNode(token)), cell(was, longest), cell(is, longest, is !== null)),
     ),
   );
   const tail = after.length > 60 ? `…${after.slice(-60)}` : after;
@@ -134,7 +134,7 @@ function drawTable(parts, { rows, kept, mass, size }, after) {
 function summary(models, logits, knobs, previous) {
   const before = models.probs(logits);
   const after = models.probs(logits, knobs, previous);
-  const rows = top(before, ROWS).map(([id, p]) => [label(models.tokenizer, id), p, after[id]]);
+  const rows = top(before, ROWS).map(([id, p]) => [label(models.tokenizer, id), p, after[id] > 0 ? after[id] : null]);
   let [kept, mass] = [0, 0];
   after.forEach((p, id) => {
     if (p > 0) [kept, mass] = [kept + 1, mass + before[id]];

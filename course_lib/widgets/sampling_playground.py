@@ -57,13 +57,17 @@ class SamplingPlayground(LiveWidget):
 
     def fallback_html(self) -> str:
         """The most likely tokens, before and after the knobs."""
-        rows = [
-            f'<tr><th scope="row">{html.escape(visible(token))}</th>'
-            f'<td class="cw-number">{html.escape(percent(before))}</td>'
-            f'<td class="cw-number">{html.escape(percent(after)) if after else "cut"}</td></tr>'
+        shares = [
+            (visible(token), percent(before), "cut" if after is None else percent(after))
             for token, before, after in self.first["rows"]
         ]
-        knobs = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in KNOBS.items())
+        rows = [
+            f'<tr><th scope="row">{html.escape(token)}</th>'
+            f'<td class="cw-number">{html.escape(before)}</td>'
+            f'<td class="cw-number">{html.escape(after)}</td></tr>'
+            for token, before, after in shares
+        ]
+        knobs = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in self.knobs.items())
         return (
             f"<p>{LABELS[self.model_name]} model, after “{html.escape(self.text)}”; {knobs}.</p>"
             f'<table><caption>Probability of the next token</caption><thead><tr><th scope="col">'
@@ -77,7 +81,8 @@ def distribution(run: Run, name: str, text: str, knobs: dict) -> dict:
     """The next-token distribution of a model after a text, before and after the knobs.
 
     Returns:
-        `rows`: the most likely tokens, `[text, before, after]`; `kept`: how many tokens remain;
+        `rows`: the most likely tokens, `[text, before, after]`, after None for one that is cut;
+        `kept`: how many tokens remain;
         `mass`: the probability that they had before; `size`: of the vocabulary.
     """
     tokenizer, model = run.tokenizer(), run.model(name)
@@ -88,11 +93,15 @@ def distribution(run: Run, name: str, text: str, knobs: dict) -> dict:
     seen[ids] = True
     before = logits.softmax(-1)
     after = next_token_probs(logits, Sampling(**knobs), seen)
+    kept = after > 0
     rows = [
-        [show(tokenizer.decode([i])), round(before[i].item(), 4), round(after[i].item(), 4)]
+        [
+            show(tokenizer.decode([i])),
+            round(before[i].item(), 4),
+            round(after[i].item(), 4) if kept[i] else None,
+        ]
         for i in before.topk(N_ROWS).indices.tolist()
     ]
-    kept = after > 0
     return {
         "rows": rows,
         "kept": int(kept.sum()),

@@ -68,12 +68,16 @@ class ThreeWayChat(LiveWidget):
 
 @torch.no_grad()
 def first_exchange(run: Run, text: str) -> dict:
-    """The greedy replies of the three models to one message, each with its reward score."""
+    """The greedy replies of the three models to one message, each with its reward score, None for
+    one that does not fit the reward model's context.
+    """
     tokenizer, scorer = run.tokenizer(), run.reward_model()
     prompt = Prompt("typed", text, None)
     answers = {}
     for name in MODELS:
         [reply] = replies(run.model(name), tokenizer, [prompt], as_document=name == "base")
-        score = scorer([chat_ids(prompt, tokenizer)], [reply.ids]).item()
-        answers[name] = {"text": reply.text, "ended": reply.ended, "score": round(score, 2)}
+        context, score = chat_ids(prompt, tokenizer), None
+        if len(context) + len(reply.ids) <= scorer.body.config.context_length:
+            score = round(scorer([context], [reply.ids]).item(), 2)
+        answers[name] = {"text": reply.text, "ended": reply.ended, "score": score}
     return {"text": text, "replies": answers}

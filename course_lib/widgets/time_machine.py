@@ -41,7 +41,7 @@ from course_lib.sampling import GREEDY, Sampling
 from course_lib.tokenizer import BPETokenizer
 
 from .base import CourseWidget
-from .probability_shift import percent
+from .probability_shift import percent, visible
 from .reading import ranked, table
 
 # Beginnings of documents, and the words that are right after each, where some are.
@@ -256,7 +256,7 @@ class TimeMachine(CourseWidget):
         bars = prompt["moments"][self.at]["bars"]
         after = f"Next token after “{prompt['text']}”, {self.steps[self.at]} steps"
         return table("The base model in training", heads, rows) + table(
-            after, ("token", "probability"), [(token, percent(p)) for token, p in bars]
+            after, ("token", "probability"), [(visible(token), percent(p)) for token, p in bars]
         )
 
 

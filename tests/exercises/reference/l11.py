@@ -69,7 +69,7 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
 
 def retrain(policy, prompts, rubric, stop_id):
     model = copy.deepcopy(policy)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(30):
         batch = [prompts[i] for i in torch.randint(len(prompts), (64,)).tolist()]
         replies = [c.ids for c in generate(model, batch, 12, {stop_id}, Sampling())]
