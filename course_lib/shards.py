@@ -112,9 +112,10 @@ def write_shards(
         lengths = list(
             itertools.starmap(_write_shard, jobs) if workers == 1 else _share(jobs, workers)
         )
-        if lengths:
-            index = {"dtype": "int32", "lengths": lengths, "vocab_size": tokenizer.vocab_size}
-            write_json(folder / "index.json", index)
+        if not lengths:
+            raise CourseError("the corpus holds no documents: there is nothing to learn from it")
+        index = {"dtype": "int32", "lengths": lengths, "vocab_size": tokenizer.vocab_size}
+        write_json(folder / "index.json", index)
     except BrokenProcessPool:
         _clear(folder)
         raise CourseError(
@@ -129,8 +130,6 @@ def write_shards(
             f"the disk is full: the shards in {folder} are removed; make room (4 bytes a token), "
             f"then run write_shards again"
         ) from None
-    if not lengths:
-        raise CourseError("the corpus holds no documents: there is nothing to learn from it")
 
 
 def _clear(folder: Path) -> None:

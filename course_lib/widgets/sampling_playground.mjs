@@ -113,7 +113,7 @@ function cell(share, longest, kept = true) {
   return h("td", { class: !kept && "cw-sam-cut" }, h("span", { class: "cw-sam-cell" }, bar, value));
 }
 
-// rows [[token, before, after, null where cut]], kept, mass, size: as in `first`
+// rows [[token, before, after]] (after is null where cut), kept, mass, size: as in `first`
 function drawTable(parts, { rows, kept, mass, size }, after) {
   const longest = Math.max(...rows.flatMap(([, was, is]) => [was, is]));
   parts.caption.textContent = `The most likely next tokens; a full bar is ${percent(longest)}`;

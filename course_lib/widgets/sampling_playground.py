@@ -82,8 +82,8 @@ def distribution(run: Run, name: str, text: str, knobs: dict) -> dict:
 
     Returns:
         `rows`: the most likely tokens, `[text, before, after]`, after None for one that is cut;
-        `kept`: how many tokens remain;
-        `mass`: the probability that they had before; `size`: of the vocabulary.
+        `kept`: how many tokens remain; `mass`: the probability that they had before; `size`: of
+        the vocabulary.
     """
     tokenizer, model = run.tokenizer(), run.model(name)
     encode = document_ids if name == "base" else chat_ids
