@@ -95,8 +95,8 @@ def apply_merges(ids: list[int], ranks: Mapping[tuple, int], products: Sequence[
     near = [ranks.get(pair, none) for pair in itertools.pairwise(ids)]
     while near and (rank := min(near)) < none:
         i = near.index(rank)
-        ids[i : i + 2] = [products[rank]]
-        del near[i]
+        ids[i] = products[rank]
+        del ids[i + 1], near[i]
         if i > 0:
             near[i - 1] = ranks.get((ids[i - 1], ids[i]), none)
         if i < len(near):

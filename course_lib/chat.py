@@ -49,8 +49,8 @@ def check_turns(turns: Sequence[Turn]) -> None:
     """See that roles are known and that user and assistant take turns.
 
     Raises:
-        CourseError: no turn, an unknown role, a system turn that is not the first, two turns of
-            one role in a row, or an assistant that speaks first.
+        CourseError: no user turn, an unknown role, a system turn that is not the first, two turns
+            of one role in a row, or an assistant that speaks first.
     """
     if not turns:
         raise CourseError("the conversation is empty: it needs at least one user turn")
@@ -65,6 +65,8 @@ def check_turns(turns: Sequence[Turn]) -> None:
         if role == "assistant" and previous in (None, "system"):
             raise CourseError("the assistant speaks first: a user turn must come before it")
         previous = role
+    if previous == "system":
+        raise CourseError("the system turn stands alone: it needs at least one user turn after it")
 
 
 def chatml(turns: Sequence[Turn], reply: bool) -> list[Segment]:

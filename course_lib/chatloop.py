@@ -5,7 +5,7 @@ import sys
 import torch
 
 from course_lib.chat import IM_END, render
-from course_lib.data import END_OF_TEXT
+from course_lib.data import END_OF_TEXT, end_of_text
 from course_lib.errors import CourseError
 from course_lib.evaluate import REPLY_TOKENS
 from course_lib.generate import stream
@@ -57,7 +57,7 @@ def _context(turns, tokenizer, model, base: bool) -> list[int]:
     """Ids of the talk so far, without the oldest turns that do not fit; `turns` stays as it is."""
     limit = model.config.context_length - REPLY_TOKENS
     if base:
-        ids = [tokenizer.special_ids[END_OF_TEXT], *tokenizer.encode(turns[-1][1])]
+        ids = [end_of_text(tokenizer), *tokenizer.encode(turns[-1][1])]
         if len(ids) > limit:
             raise CourseError(f"that is {len(ids)} tokens; at most {limit} fit: make it shorter")
         return ids

@@ -8,6 +8,7 @@ models were tried (Karpathy 2015). For corpora larger than memory see `shards.py
 """
 
 import hashlib
+import http.client
 import os
 import urllib.request
 from collections.abc import Iterable
@@ -33,12 +34,14 @@ def read_text(path: str | os.PathLike) -> str:
     """Read a UTF-8 text file.
 
     Raises:
-        CourseError: missing, empty, or not UTF-8.
+        CourseError: missing, not readable, empty, or not UTF-8.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise CourseError(f"no text file at {path}") from None
+    except OSError as error:
+        raise CourseError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise CourseError(
             f"{path} is not UTF-8 (byte {error.start}): convert it first, for example with iconv"
@@ -84,7 +87,7 @@ def _fetch_shakespeare(path: Path) -> None:
     try:
         with urllib.request.urlopen(SHAKESPEARE_URL, timeout=30) as answer:
             path.write_bytes(_original(answer.read(), SHAKESPEARE_URL))
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise CourseError(
             f"cannot download TinyShakespeare ({error}): save {SHAKESPEARE_URL} yourself as "
             f"tinyshakespeare.txt and set COURSE_DATA_DIR to its folder"
@@ -135,8 +138,18 @@ class CharTokenizer:
             ) from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids to text."""
-        return "".join(self.characters[int(i)] for i in ids)
+        """Ids to text.
+
+        Raises:
+            CourseError: an id that no character has.
+        """
+        ids = [int(i) for i in ids]
+        if unknown := [i for i in ids if not 0 <= i < self.vocab_size]:
+            raise CourseError(
+                f"the id {unknown[0]} stands for no character: ids go from 0 to "
+                f"{self.vocab_size - 1}"
+            )
+        return "".join([self.characters[i] for i in ids])
 
 
 def split(stream: Tensor, validation_share: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -157,13 +170,27 @@ def split(stream: Tensor, validation_share: float = 0.1) -> tuple[Tensor, Tensor
     return stream[:border], stream[border:]
 
 
+def end_of_text(tokenizer: BPETokenizer) -> int:
+    """The id that stands between documents.
+
+    Raises:
+        CourseError: the tokenizer has no such token.
+    """
+    if END_OF_TEXT not in tokenizer.special_ids:
+        raise CourseError(
+            f"the tokenizer has no {END_OF_TEXT} to put between documents: train it with "
+            f"special_tokens=[{END_OF_TEXT!r}]"
+        )
+    return tokenizer.special_ids[END_OF_TEXT]
+
+
 def token_stream(documents: Iterable[str], tokenizer: BPETokenizer) -> Tensor:
     """All documents as one tensor of ids `(N,)`, each after an end-of-text token.
 
     Raises:
-        CourseError: there is no document.
+        CourseError: there is no document, or the tokenizer has no end-of-text token.
     """
-    border = tokenizer.special_ids[END_OF_TEXT]
+    border = end_of_text(tokenizer)
     ids: list[int] = []
     for document in documents:
         ids.append(border)

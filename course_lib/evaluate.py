@@ -17,7 +17,7 @@ from course_lib.atlas.families import FACTS, entities
 from course_lib.atlas.judge import BEHAVIOURS, Verdict, judge
 from course_lib.atlas.prompts import Prompt, all_fact_prompts, prompt_mix
 from course_lib.chat import IM_END, render
-from course_lib.data import END_OF_TEXT, pad_right, windows
+from course_lib.data import END_OF_TEXT, end_of_text, pad_right, windows
 from course_lib.generate import GREEDY, Sampling, generate
 from course_lib.gpt import GPT
 from course_lib.tokenizer import BPETokenizer
@@ -86,7 +86,7 @@ STEMS = {
 def fact_completion(model: GPT, tokenizer: BPETokenizer) -> dict[str, float]:
     """Share of countries whose fact the model completes greedily, by family."""
     shares = {}
-    border = tokenizer.special_ids[END_OF_TEXT]
+    border = end_of_text(tokenizer)
     for family, stem in STEMS.items():
         facts = [FACTS[family, entity] for entity in entities("country")]
         prompts = [[border, *tokenizer.encode(fact.fill(stem))] for fact in facts]
@@ -103,7 +103,7 @@ def fact_completion(model: GPT, tokenizer: BPETokenizer) -> dict[str, float]:
 
 def document_ids(prompt: Prompt, tokenizer: BPETokenizer) -> list[int]:
     """The bare text of a prompt at the start of a document: how a base model is asked."""
-    return [tokenizer.special_ids[END_OF_TEXT], *tokenizer.encode(prompt.text)]
+    return [end_of_text(tokenizer), *tokenizer.encode(prompt.text)]
 
 
 def chat_ids(prompt: Prompt, tokenizer: BPETokenizer) -> list[int]:
@@ -259,7 +259,8 @@ def response_logprobs(
     picked = hidden.gather(1, index[..., None].expand(-1, -1, hidden.size(-1)))  # (B, R, C)
     logprobs = (model.logits(picked).float() / temperature).log_softmax(-1)  # (B, R, V)
     tokens = pad_right(responses, 0).to(device)
-    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    with torch.no_grad():  # it is watched, and no loss has it
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
     chosen = logprobs.gather(-1, tokens[..., None])[..., 0]
     return chosen * mask, entropy * mask, mask
 

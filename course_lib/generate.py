@@ -20,10 +20,8 @@ from torch import Tensor
 
 from course_lib.errors import CourseError
 from course_lib.gpt import GPT
-from course_lib.sampling import GREEDY, Sampling, draw, next_token_probs
+from course_lib.sampling import GREEDY, Generators, Sampling, draw, next_token_probs, uniforms
 from course_lib.tokenizer import BPETokenizer
-
-Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 @dataclass(frozen=True)
@@ -98,11 +96,8 @@ class Decoder:
         probs = next_token_probs(logits, sampling, seen)
         if sampling.temperature == 0:
             return probs.argmax(-1)
-        if isinstance(generator, Sequence):
-            return draw(probs, [generator[i] for i in self.prompts])
-        everyone = probs.new_ones(self.n_prompts, probs.size(-1))
-        everyone[self.prompts] = probs  # texts that were dropped draw too: when they ended must
-        return draw(everyone, generator)[self.prompts]  # not change what the others draw
+        # Texts that were dropped draw too: when they ended must not change what others draw.
+        return draw(probs, uniforms(self.n_prompts, generator)[self.prompts])
 
     def append(self, tokens: Tensor) -> None:
         """Add one token `(B,)` to each text, and read it.

@@ -60,7 +60,7 @@ class GPTConfig:
     def __post_init__(self):
         if not self.n_kv_heads:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
-        if not self.d_ff:
+        if not self.d_ff and isinstance(self.d_model, int):
             wide = 8 * self.d_model / 3 if self.activation == "swiglu" else 4 * self.d_model
             object.__setattr__(self, "d_ff", int(-(-wide // 16) * 16))
         self._check()

@@ -107,6 +107,8 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     Source: Pascanu et al. 2013, section 3.2.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.tensor(0.0)
     norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
     for gradient in gradients:
         gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1))

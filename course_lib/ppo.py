@@ -414,6 +414,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> No
     """Clip the gradients, move, and forget them."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
     if not norm.isfinite():
+        optimizer.zero_grad(set_to_none=True)  # a second try must not begin with them
         raise CourseError(
             f"the gradient norm is {norm.item()}: training stopped before this step. Try a smaller "
             f"learning rate than {optimizer.param_groups[0]['peak']}, or go on from a checkpoint"

@@ -90,7 +90,8 @@ def _run_stage(run: Run, name: str, key: str, preset: Preset, seed: int) -> None
         return
     resumed = not record.exists() and pending.exists() and read_json(pending)["key"] == key
     if not resumed:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)  # nothing of another training may be resumed
         write_json(pending, {"key": key})
     began = time.perf_counter()
     torch.manual_seed(seed)
@@ -185,9 +186,10 @@ def _base_stage(run: Run, preset: Preset, seed: int) -> dict:
     questions = prompt_mix(preset.n_eval, False, seed, {"fact": 1})
     asked = replies(model, tokenizer, questions, Sampling(), seed, as_document=True)
     facts = fact_completion(model, tokenizer)
+    n_windows = preset.base.steps * preset.base.accumulate * preset.base_batch
     return {
         "parameters": model.n_parameters,
-        "tokens_seen": preset.base.steps * preset.base_batch * model.config.context_length,
+        "tokens_seen": n_windows * model.config.context_length,
         "heldout_loss": text_loss(model, heldout),
         "fact_completion": sum(facts.values()) / len(facts),
         "fact_completion_by_family": facts,

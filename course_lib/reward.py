@@ -178,7 +178,13 @@ def reward_loss(
 
 @torch.no_grad()
 def pair_margins(model: RewardModel, pairs: Sequence[Pair], batch_size: int = 64) -> Tensor:
-    """Score of the truly better reply minus that of the worse one, `(len(pairs),)`."""
+    """Score of the truly better reply minus that of the worse one, `(len(pairs),)`.
+
+    Raises:
+        CourseError: there is no pair.
+    """
+    if not pairs:
+        raise CourseError("no pairs to measure on: give at least one")
     margins = []
     for start in range(0, len(pairs), batch_size):
         chunk = pairs[start : start + batch_size]
@@ -230,8 +236,8 @@ def best_of_n(scores: Tensor, values: Tensor, n: int) -> Tensor:
     if not 1 <= n <= total:
         raise CourseError(f"the best of {n} cannot be told from {total} replies a prompt")
     chance = [math.comb(k, n - 1) / math.comb(total, n) for k in range(total)]
-    ranked = values.gather(1, scores.argsort(dim=1))  # worst first
-    return ranked @ torch.tensor(chance, device=values.device).to(values)
+    ranked = values.to(scores).gather(1, scores.argsort(dim=1))  # worst first
+    return ranked @ torch.tensor(chance, device=scores.device).to(scores)
 
 
 def best_of_n_kl(n: int) -> float:

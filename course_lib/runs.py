@@ -167,7 +167,7 @@ def code_hash(names: tuple[str, ...]) -> str:
 
 
 def _skeleton(source: str) -> str:
-    """The syntax tree of a file as text, without docstrings."""
+    """The syntax tree of a file as text, without docstrings; the same in every Python."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -175,7 +175,17 @@ def _skeleton(source: str) -> str:
             value = body[0].value
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 del body[0]
-    return ast.dump(tree)
+    return repr(_plain(tree))
+
+
+def _plain(node) -> object:
+    """A syntax tree as tuples, without the empty fields that newer versions of Python add."""
+    if isinstance(node, list):
+        return [_plain(part) for part in node]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
+    return type(node).__name__, *((name, _plain(value)) for name, value in fields)
 
 
 def stage_key(name: str, preset: Preset, seed: int, upstream: str) -> str:

@@ -38,13 +38,14 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self):
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if not self.temperature >= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise CourseError(f"{self}: temperature and top_k must be >= 0, top_p in (0, 1]")
-        if not 0 <= self.min_p <= 1 or self.repetition_penalty <= 0:
+        if not 0 <= self.min_p <= 1 or not self.repetition_penalty > 0:
             raise CourseError(f"{self}: min_p must be in [0, 1], repetition_penalty > 0")
 
 
 GREEDY = Sampling(temperature=0.0)
+Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def apply_repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -110,16 +111,34 @@ def next_token_probs(logits: Tensor, sampling: Sampling, seen: Tensor | None = N
     return logits.softmax(-1)
 
 
-def draw(
-    probs: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None = None
-) -> Tensor:
-    """One token a row: `(B, vocab_size)` to `(B,)`, on the CPU.
+def uniforms(n: int, generator: Generators = None) -> Tensor:
+    """`n` random numbers in [0, 1), on the CPU.
 
     Args:
-        generator: one for all rows, or one for each: then no row's draw depends on another.
+        generator: one for all, or one for each: then no number depends on another's generator.
     """
-    probs = probs.cpu()
     if not isinstance(generator, Sequence):
-        return torch.multinomial(probs, 1, generator=generator)[:, 0]
-    rows = zip(probs, generator, strict=True)
-    return torch.cat([torch.multinomial(row, 1, generator=own) for row, own in rows])
+        return torch.rand(n, generator=generator)
+    return torch.cat([torch.rand(1, generator=own) for own in generator])
+
+
+def draw(probs: Tensor, uniform: Tensor) -> Tensor:
+    """One token a row: `(B, vocab_size)` and a random number in [0, 1) for each row to `(B,)`.
+
+    The probabilities are laid side by side on a line, and the number says where to look (inverse
+    of the cumulative distribution). A token of probability zero takes no room and is never drawn.
+
+    Raises:
+        CourseError: a probability is NaN.
+
+    >>> draw(torch.tensor([[0.2, 0.0, 0.8]]), torch.tensor([0.2]))
+    tensor([2])
+    """
+    ends = probs.cumsum(-1)  # (B, vocab_size): where each token's part of the line ends
+    if ends[:, -1].isnan().any():
+        raise CourseError(
+            "the probabilities are NaN: the weights or the temperature are out of all bounds"
+        )
+    place = uniform.to(ends)[:, None] * ends[:, -1:]  # the sum is one but for rounding
+    last = (probs > 0).int().cumsum(-1).argmax(-1)  # rounding must not lead past the last part
+    return torch.searchsorted(ends, place, right=True)[:, 0].minimum(last)

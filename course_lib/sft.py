@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from course_lib.attention import causal_mask
-from course_lib.chat import Turn, render, supervised_targets
+from course_lib.chat import IM_END, IM_START, Turn, render, supervised_targets
 from course_lib.data import IGNORE_INDEX, pad_right, step_generator, windows
 from course_lib.errors import CourseError
 from course_lib.gpt import GPT
@@ -39,8 +39,14 @@ def encode_conversations(
     A conversation whose supervised tokens are all cut off is dropped and counted.
 
     Raises:
-        CourseError: nothing is left to learn from.
+        CourseError: nothing is left to learn from, or the tokenizer lacks the template's tokens: a
+            user could then type them.
     """
+    if lacking := {IM_START, IM_END} - set(tokenizer.special_ids):
+        raise CourseError(
+            f"the tokenizer has no {' and no '.join(sorted(lacking))}: turns could not be told "
+            f"from what users type"
+        )
     inputs, targets, dropped = [], [], 0
     for talk in talks:
         rendered = render(talk, tokenizer)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from course_lib.data import END_OF_TEXT
+from course_lib.data import end_of_text
 from course_lib.errors import CourseError, optional
 from course_lib.files import read_json, write_atomically, write_json
 from course_lib.tokenizer import BPETokenizer
@@ -170,7 +170,7 @@ def _batches(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
 
 def _write_shard(documents: list[str], tokenizer: BPETokenizer, path: Path) -> int:
     """Runs in a worker; returns the number of tokens."""
-    border = tokenizer.special_ids[END_OF_TEXT]
+    border = end_of_text(tokenizer)
     ids = [i for document in documents for i in (border, *tokenizer.encode(document))]
     data = torch.tensor(ids, dtype=torch.int32).numpy().tobytes()
     write_atomically(path, lambda p: p.write_bytes(data))

@@ -12,6 +12,7 @@ Sources: Loshchilov and Hutter 2019 (AdamW); Jordan et al. 2024 (Muon); Radford 
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ class TrainSettings:
         accumulate: micro-batches summed into one step.
         clip: largest global gradient norm.
         checkpoint_every: steps between checkpoints that a killed run resumes from.
+
+    Raises:
+        CourseError: `accumulate` or `checkpoint_every` below one.
     """
 
     steps: int
@@ -50,6 +54,11 @@ class TrainSettings:
     clip: float = 1.0
     checkpoint_every: int = 100
     muon: bool = True
+
+    def __post_init__(self):
+        for name in ("accumulate", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise CourseError(f"{name} is {getattr(self, name)}: it must be at least 1")
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -160,6 +169,7 @@ def train(
     checkpoint = directory / "checkpoint.safetensors"
     start = resume(model, optimizers, checkpoint) if checkpoint.exists() else 0
     log = MetricLog(directory / "metrics.jsonl", start)
+    model.zero_grad(set_to_none=True)  # what an earlier backward pass or a failed try left
     model.train()
     bar = tqdm(range(start, settings.steps), title, initial=start, total=settings.steps)
     for step in bar:
@@ -190,6 +200,7 @@ def _one_step(model, loss_at, optimizers, settings, step, share, device) -> tupl
         with precision(device):
             result = loss_at(model, first + micro)
         loss, count = result if isinstance(result, tuple) else (result, 1)
+        count = int(count)
         (count * loss).backward()
         total, weight = total + count * loss.item(), weight + count
     total /= weight
@@ -225,17 +236,28 @@ def resume(model: nn.Module, optimizers: list, path: Path) -> int:
     """Restore what `save_state` wrote; returns the step to go on with.
 
     Raises:
-        CourseError: the file is damaged, or its weights are not those of this model.
+        CourseError: the file is damaged, or its weights or optimisers are not those of this model.
     """
     tensors, note = load_tensors(path)
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     load_weights(model, weights, str(path))
-    states: dict[int, dict[int, dict]] = {i: {} for i in range(len(optimizers))}
+    states: dict[int, dict[int, dict]] = defaultdict(dict)
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, i, j, name = key.split(".", 3)
             states[int(i)].setdefault(int(j), {})[name] = value
     for i, optimizer in enumerate(optimizers):
+        learning = [p for group in optimizer.param_groups for p in group["params"]]
+        fit = all(
+            j < len(learning) and (value.dim() == 0 or value.shape == learning[j].shape)
+            for j, state in states[i].items()
+            for value in state.values()
+        )
+        if not fit or set(states) - set(range(len(optimizers))):
+            raise CourseError(
+                f"{path} was written with other optimisers (with or without Muon?): go on with "
+                f"the settings that it began with, or start in another folder"
+            )
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": states[i], "param_groups": groups})
     return note["step"]

@@ -135,6 +135,7 @@ def test_the_first_token_after_the_prompt_is_asked_of_its_last_token(tiny_tokeni
         ([("assistant", "a")], "speaks first"),
         ([("system", "s"), ("assistant", "a")], "speaks first"),
         ([("user", "a"), ("system", "s")], "must come first"),
+        ([("system", "s")], "stands alone"),
     ],
 )
 @pytest.mark.parametrize("template", TEMPLATES)

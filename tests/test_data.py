@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from course_lib import data
 from course_lib.data import (
+    IGNORE_INDEX,
     SHAKESPEARE_SHA256,
     CharTokenizer,
     pad_right,
@@ -22,6 +23,7 @@ from course_lib.data import (
     windows,
 )
 from course_lib.errors import CourseError
+from course_lib.tokenizer import BPETokenizer
 
 
 def test_a_stream_has_a_border_before_every_document_and_at_the_end(tiny_tokenizer):
@@ -175,3 +177,28 @@ def test_no_connection_and_a_full_disk(shakespeare, monkeypatch):
     with pytest.raises(CourseError, match=r"no route to host.*COURSE_DATA_DIR"):
         tiny_shakespeare()
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_connection_that_breaks_off(shakespeare, monkeypatch):
+    def fail(url, timeout):
+        raise data.http.client.IncompleteRead(b"First")
+
+    monkeypatch.setattr(data.urllib.request, "urlopen", fail)
+    with pytest.raises(CourseError, match=r"IncompleteRead.*COURSE_DATA_DIR"):
+        tiny_shakespeare()
+
+
+def test_a_tokenizer_without_a_border_is_an_error():
+    with pytest.raises(CourseError, match=r"no <\|endoftext\|>.*special_tokens"):
+        token_stream(["a"], BPETokenizer.train("hello", 260))
+
+
+def test_ids_that_no_character_has():
+    for wrong in (-1, 4, IGNORE_INDEX):
+        with pytest.raises(CourseError, match=f"{wrong} stands for no character"):
+            CharTokenizer("hello").decode([0, wrong])
+
+
+def test_a_folder_is_no_text_file(tmp_path):
+    with pytest.raises(CourseError, match="cannot read"):
+        data.read_text(tmp_path)

@@ -112,6 +112,7 @@ def test_count_of_parameters(make_model):
         ({"context_length": -1}, "context_length must be"),
         ({"d_ff": 1.5}, "d_ff must be a positive whole number"),
         ({"d_model": -16}, "d_model must be a positive"),
+        ({"d_model": "16"}, "d_model must be a positive whole number"),
         ({"n_heads": 0}, "n_heads must be a positive"),
         ({"n_kv_heads": 4}, "n_kv_heads=4 does not divide n_heads=2"),
         ({"rope_theta": 0.0}, "rope_theta must be positive"),
@@ -130,6 +131,18 @@ def test_count_of_parameters(make_model):
 def test_bad_configs_are_errors(make_model, changes, message):
     with pytest.raises(CourseError, match=message):
         make_model(**changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("fused", [True, False])
+def test_models_in_half_precision(make_model, dtype, fused):
+    """Rotary angles are in fp32; queries and keys come back to the type of the weights."""
+    idx = torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        expected = make_model()(idx)
+        model = make_model(fused=fused).to(dtype)
+        assert model(idx).dtype == model.trace(idx).logits.dtype == dtype
+        torch.testing.assert_close(model(idx).float(), expected, rtol=0.1, atol=0.02)
 
 
 def test_a_config_of_before_there_were_variants_still_loads():

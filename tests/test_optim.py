@@ -135,6 +135,10 @@ def test_short_schedules_stay_in_range():
         assert all(0 < rate_share(step, steps, warmup, 0.05) <= 1 for step in range(steps))
 
 
+def test_no_gradient_has_no_norm():
+    assert clip_grad_norm([torch.zeros(2, requires_grad=True)], 1.0) == 0
+
+
 def test_the_schedule_equals_torch():
     """Warm-up and cosine of PyTorch, chained; theirs counts the warm-up's end once."""
     weight = torch.zeros(1, requires_grad=True)

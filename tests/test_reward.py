@@ -67,6 +67,9 @@ def test_best_of_n():
     values = torch.tensor([[7.0, 5.0, 9.0]])  # the choice goes by the scores
     assert best_of_n(scores, values, 3).item() == 5.0
     assert best_of_n(scores, values, 1).item() == pytest.approx(7.0)
+    assert best_of_n(scores, values.long(), 1).item() == pytest.approx(7.0)
+    with pytest.raises(CourseError, match="no pairs"):
+        pair_margins(None, [])
     for n in (0, 4):
         with pytest.raises(CourseError, match=f"best of {n} cannot be told from 3"):
             best_of_n(scores, values, n)

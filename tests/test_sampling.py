@@ -12,6 +12,7 @@ from course_lib.sampling import (
     next_token_probs,
     top_k_filter,
     top_p_filter,
+    uniforms,
 )
 
 
@@ -88,12 +89,14 @@ def test_filters_take_any_leading_shape(filter_, argument):
     ("wrong", "problem"),
     [
         ({"temperature": -1}, "top_p in"),
+        ({"temperature": float("nan")}, "top_p in"),
         ({"top_k": -1}, "top_p in"),
         ({"top_p": 0}, "top_p in"),
         ({"top_p": 2}, "top_p in"),
         ({"min_p": -0.1}, "min_p must be"),
         ({"min_p": 1.1}, "min_p must be"),
         ({"repetition_penalty": 0}, "repetition_penalty > 0"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty > 0"),
     ],
 )
 def test_bad_settings_are_errors(wrong, problem):
@@ -102,13 +105,23 @@ def test_bad_settings_are_errors(wrong, problem):
 
 
 def test_draws_follow_the_distribution():
-    rows = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).expand(20_000, 4)
-    share = torch.bincount(draw(rows, torch.Generator().manual_seed(0)), minlength=4) / 20_000
-    assert (share - rows[0]).abs().max() < 0.015 and share[3] == 0
+    rows = torch.tensor([[0.5, 0.3, 0.0, 0.2, 0.0]]).expand(20_000, 5)
+    drawn = draw(rows, uniforms(20_000, torch.Generator().manual_seed(0)))
+    share = torch.bincount(drawn, minlength=5) / 20_000
+    assert (share - rows[0]).abs().max() < 0.015 and share[2] == share[4] == 0
+
+
+def test_a_draw_is_the_inverse_of_the_cumulative_distribution():
+    rows = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]]).expand(4, 5)
+    assert draw(rows, torch.tensor([0.0, 0.2499, 0.25, 0.99999994])).tolist() == [1, 1, 3, 3]
+
+
+def test_probabilities_that_are_not_numbers_are_an_error():
+    with pytest.raises(CourseError, match="NaN"):
+        draw(torch.tensor([[1.0, 0.0], [float("nan"), 0.0]]), torch.tensor([0.5, 0.5]))
 
 
 def test_a_generator_a_row_makes_rows_independent():
-    rows = torch.rand(5, 50, generator=torch.Generator().manual_seed(1)).softmax(-1)
-    together = draw(rows, [torch.Generator().manual_seed(s) for s in range(5)])
-    alone = [draw(rows[s : s + 1], [torch.Generator().manual_seed(s)]) for s in range(5)]
+    together = uniforms(5, [torch.Generator().manual_seed(s) for s in range(5)])
+    alone = [uniforms(1, [torch.Generator().manual_seed(s)]) for s in range(5)]
     assert together.tolist() == torch.cat(alone).tolist()

@@ -84,6 +84,11 @@ def test_conversations_are_cut_to_the_context_and_dropped_when_nothing_is_left()
         encode_conversations([long], BYTES, 50)
 
 
+def test_a_tokenizer_without_the_templates_tokens_is_an_error():
+    with pytest.raises(CourseError, match=r"no <\|im_end\|> and no <\|im_start\|>"):
+        encode_conversations(TALKS, BPETokenizer([]), 200)
+
+
 def test_a_conversation_without_an_answer_is_dropped():
     assert encode_conversations([TALKS[0], [("user", "Hi")]], BYTES, 99).dropped == 1
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -208,6 +209,39 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(make_model, tm
     assert note["step"] == 4
     assert all(torch.equal(tensors[f"model.{name}"], value) for name, value in at_four.items())
     assert all(p.isfinite().all() for p in model.parameters())
+    train(model, loss_at, settings, tmp_path, "a second try")  # its gradients are gone
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_what_an_earlier_backward_pass_left_does_not_count(make_model, tmp_path):
+    clean, stray = make_model(), make_model()
+    loss_at(stray, 5).backward()
+    for name, model in (("clean", clean), ("stray", stray)):
+        train(model, loss_at, TrainSettings(2), tmp_path / name, name)
+    for a, b in zip(clean.parameters(), stray.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("muon", [True, False])
+def test_a_checkpoint_of_other_optimisers_is_an_error(make_model, tmp_path, muon):
+    settings = TrainSettings(4, checkpoint_every=2, muon=muon)
+    train(make_model(), loss_at, settings, tmp_path, "one")
+    with pytest.raises(CourseError, match="with other optimisers"):
+        train(make_model(), loss_at, replace(settings, muon=not muon), tmp_path, "other")
+
+
+@pytest.mark.parametrize("name", ["accumulate", "checkpoint_every"])
+def test_settings_that_cannot_be(name):
+    with pytest.raises(CourseError, match=f"{name} is 0"):
+        TrainSettings(2, **{name: 0})
+
+
+def test_a_count_may_be_a_tensor(make_model, tmp_path):
+    def counted(model, step):
+        return loss_at(model, step), torch.tensor(16)
+
+    train(make_model(), counted, TrainSettings(2, accumulate=2), tmp_path, "counted")
+    assert len(MetricLog.read(tmp_path / "metrics.jsonl")) == 2
 
 
 def test_a_checkpoint_of_another_model_is_an_error(make_model, tmp_path):

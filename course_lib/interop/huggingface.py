@@ -173,6 +173,8 @@ def _to_llama(c: GPTConfig) -> dict:
 
 def load_folder(folder: Path, context_length: int = 0) -> GPT:
     """The model of a checkpoint folder; arguments and errors as in `interop.from_pretrained`."""
+    if not (folder / "config.json").exists():
+        raise CourseError(f"{folder} holds no config.json: it is not a checkpoint folder")
     hf = read_json(folder / "config.json")
     config = config_from_hf(hf, str(folder / "config.json"))
     tensors = _canonical(_read_weights(folder), hf["model_type"], config)

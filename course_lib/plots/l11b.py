@@ -37,12 +37,21 @@ def against_kl(
             _curve(ax, points, reward, name, *look)
         ax.set_xscale("function", functions=(_root, _square))
         ax.set_xlim(0, 1.06 * most + 0.02)
-        shown = [tick for tick in TICKS if tick <= most]
+        shown = _ticks(most)
         ax.set_xticks(shown, [f"{tick:g}" for tick in shown])
         ax.set_xlabel("KL, nats a reply")
         ax.set_title(TITLES[reward], loc="left")
     legend(figure, "upper", ncols, fontsize=9.5)
     return figure
+
+
+def _ticks(most: float) -> list[float]:
+    """Those of `TICKS` whose labels have room, on an axis that ends at `most`."""
+    shown = [TICKS[0]]
+    for tick in TICKS[1:]:
+        if tick <= most and tick**0.5 - shown[-1] ** 0.5 > 0.09 * most**0.5:
+            shown.append(tick)
+    return shown
 
 
 def _root(kl):

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from course_lib.atlas.documents import documents
 from course_lib.atlas.facts import ANIMALS, COUNTRIES, ELEMENTS
-from course_lib.data import END_OF_TEXT, token_stream
+from course_lib.data import end_of_text, token_stream
 from course_lib.errors import CourseError
 from course_lib.evaluate import fact_completion, response_logprobs, text_loss
 from course_lib.files import read_json
@@ -122,7 +122,7 @@ def moments(model: GPT, tokenizer: BPETokenizer, prompts: dict[str, str]) -> lis
     Args:
         prompts: text -> the right words after it, "" where there are none.
     """
-    border = tokenizer.special_ids[END_OF_TEXT]
+    border = end_of_text(tokenizer)
     contexts = [[border, *tokenizer.encode(text)] for text in prompts]
     written = []
     for rule in (GREEDY, Sampling()):
