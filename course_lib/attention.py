@@ -145,7 +145,7 @@ class MultiHeadAttention(nn.Module):
         qk, v = heads.split([self.n_heads + self.n_kv_heads, self.n_kv_heads], dim=1)
         if rotary is not None:
             qk = rotate(qk, *rotary, self.rope_interleaved)  # in fp32, as the angles are
-            if not torch.is_autocast_enabled(x.device.type):
+            if qk.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
                 qk = qk.to(x.dtype)  # a model in half precision
         q, k = qk.split([self.n_heads, self.n_kv_heads], dim=1)
         if cache is not None:

@@ -123,7 +123,7 @@ def uniforms(n: int, generator: Generators = None) -> Tensor:
 
 
 def draw(probs: Tensor, uniform: Tensor) -> Tensor:
-    """One token a row: `(B, vocab_size)` and a random number in [0, 1) for each row to `(B,)`.
+    """One token a row, on the CPU: `(B, vocab_size)` and `(B,)` numbers in [0, 1) to `(B,)`.
 
     The probabilities are laid side by side on a line, and the number says where to look (inverse
     of the cumulative distribution). A token of probability zero takes no room and is never drawn.
@@ -134,6 +134,7 @@ def draw(probs: Tensor, uniform: Tensor) -> Tensor:
     >>> draw(torch.tensor([[0.2, 0.0, 0.8]]), torch.tensor([0.2]))
     tensor([2])
     """
+    probs = probs.cpu()
     ends = probs.cumsum(-1)  # (B, vocab_size): where each token's part of the line ends
     if ends[:, -1].isnan().any():
         raise CourseError(
